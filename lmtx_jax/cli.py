@@ -1,0 +1,172 @@
+"""How every command starts and fails: flags in, one line of error out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import errno
+import os
+import shlex
+import sys
+import typing
+
+from absl import flags, logging
+
+from lmtx_jax.types import UserError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+_DEFINE = {
+  bool: flags.DEFINE_boolean,
+  int: flags.DEFINE_integer,
+  float: flags.DEFINE_float,
+  str: flags.DEFINE_string,
+}
+
+
+def flag(
+  default,
+  help_text: str,
+  *,
+  choices: Sequence[str] = (),
+  low: float | None = None,
+  high: float | None = None,
+  operational: bool = False,
+):
+  """A field of a config dataclass that is also a command-line flag.
+
+  Args:
+    default: its default value.
+    help_text: one sentence for `--help`, with the unit.
+    choices: the only strings allowed, where there is such a list.
+    low: smallest number allowed.
+    high: largest number allowed.
+    operational: true if the flag cannot change a result (where things lie, who
+      is asked, how much is shown), so a run may be resumed with another value.
+  """
+  return dataclasses.field(
+    default=default,
+    metadata=dict(
+      help=help_text,
+      choices=tuple(choices),
+      low=low,
+      high=high,
+      operational=operational,
+    ),
+  )
+
+
+def define(config_class: type, values: flags.FlagValues) -> None:
+  """Defines one flag for each field of a config dataclass."""
+  kinds = typing.get_type_hints(config_class)
+  for field in dataclasses.fields(config_class):
+    kind, meta = kinds[field.name], field.metadata
+    kwargs = {'flag_values': values, 'module_name': config_class.__doc__}
+    if meta['choices']:
+      flags.DEFINE_enum(
+        field.name, field.default, meta['choices'], meta['help'], **kwargs
+      )
+      continue
+    if kind in (int, float):
+      kwargs |= dict(lower_bound=meta['low'], upper_bound=meta['high'])
+    _DEFINE[kind](field.name, field.default, meta['help'], **kwargs)
+
+
+def build(config_class: type, values: flags.FlagValues):
+  """A frozen config from parsed flags."""
+  names = [field.name for field in dataclasses.fields(config_class)]
+  return config_class(**{name: values[name].value for name in names})
+
+
+def parse(
+  argv: Sequence[str], config_classes: Sequence[type]
+) -> flags.FlagValues:
+  """Parses a command line that may use the flags of these classes only.
+
+  Raises:
+    UserError: an unknown flag, a bad value, a word that is no flag, or a
+      flagfile that cannot be read.
+  """
+  values = flags.FlagValues()
+  for config_class in config_classes:
+    define(config_class, values)
+  flags.DEFINE_boolean('help', False, 'Shows this help.', flag_values=values)
+  try:
+    words = values(list(argv))
+  except flags.Error as e:
+    raise UserError(str(e).replace('\n', ' ')) from e
+  if len(words) > 1:
+    raise UserError(
+      f'{words[1]!r} is not a flag; all settings are --name=value'
+    )
+  return values
+
+
+def help_text(usage: str, config_classes: Sequence[type]) -> str:
+  """The whole `--help` page of a command, its flags grouped by stage."""
+  lines = [
+    usage.strip(),
+    '',
+    '--flagfile=FILE  reads flags from a file, one a line.',
+  ]
+  for config_class in config_classes:
+    values = flags.FlagValues()
+    define(config_class, values)
+    lines += ['', config_class.__doc__.splitlines()[0]]
+    for field in dataclasses.fields(config_class):
+      single = flags.FlagValues()
+      item = values[field.name]
+      single[field.name] = item
+      lines.append(single.get_help().split(':\n', 1)[-1].rstrip())
+  return '\n'.join(lines)
+
+
+def run(
+  command: Callable[[flags.FlagValues], None],
+  config_classes: Sequence[type],
+  usage: str,
+  argv: Sequence[str] | None = None,
+) -> None:
+  """Runs a command; exits 1 if it failed, 2 on bad flags, 130 on Ctrl-C."""
+  argv = list(sys.argv if argv is None else argv)
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.INFO)
+  logging.set_stderrthreshold(logging.INFO)
+  try:
+    values = parse(argv, config_classes)
+  except UserError as e:
+    _fail(str(e), EXIT_USAGE)
+  if values['help'].value:
+    print(help_text(usage, config_classes))
+    sys.exit(0)
+  try:
+    command(values)
+  except UserError as e:
+    _fail(str(e), EXIT_FAILED)
+  except KeyboardInterrupt:
+    _fail(
+      'interrupted; nothing that was done is lost. The same command goes on: '
+      + shlex.join(['python', '-m', _module_name(), *argv[1:]]),
+      EXIT_INTERRUPTED,
+    )
+  except OSError as e:
+    if e.errno is None:
+      raise
+    place = f': {e.filename}' if e.filename else ''
+    hint = (
+      ' (free some space; the same command goes on)'
+      if e.errno in (errno.ENOSPC, errno.EDQUOT)
+      else ''
+    )
+    _fail(f'{os.strerror(e.errno)}{place}{hint}', EXIT_FAILED)
+
+
+def _module_name() -> str:
+  spec = getattr(sys.modules.get('__main__'), '__spec__', None)
+  return spec.name if spec else 'lmtx_jax.main'
+
+
+def _fail(message: str, code: int) -> typing.NoReturn:
+  sys.stderr.write(f'error: {message}\n')
+  sys.stderr.flush()
+  sys.exit(code)

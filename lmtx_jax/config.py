@@ -1,0 +1,263 @@
+"""Every flag, and the frozen configs built from them, one class a stage.
+
+A field is a flag: `cli.flag` gives its default, its help and its bounds. The
+library is handed configs and never reads flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+from lmtx_jax.cli import flag
+
+
+def _default_cache() -> str:
+  home = os.environ.get('XDG_CACHE_HOME') or os.path.join('~', '.cache')
+  return os.environ.get('LMTX_CACHE') or os.path.join(home, 'lmtx_jax')
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+  """Which data."""
+
+  dataset: str = flag(
+    '',
+    'Name of a dataset (see lmtx_jax.prepare --help).',
+    operational=True,  # what binds a run is the data's fingerprint
+  )
+  data_dir: str = flag(
+    '',
+    'Folder with trn.json, tst.json, lbl.json (plain or .gz).',
+    operational=True,
+  )
+  data_cache: str = flag(
+    _default_cache(),
+    'Folder for converted datasets and token files.',
+    operational=True,
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+  """How a record becomes a text."""
+
+  encode_title: bool = flag(True, 'Documents are read as title TAB content.')
+  label_text: str = flag(
+    'title',
+    'Which text of a label is encoded and shown to the teacher.',
+    choices=('title', 'title_content'),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+  """Which documents are used."""
+
+  num_train_docs: int = flag(
+    0, 'Training documents, drawn at random; 0 takes all.', low=0
+  )
+  num_dev_docs: int = flag(
+    800, 'Documents kept from training for the dev score.', low=1
+  )
+  num_test_docs: int = flag(
+    0, 'Test documents (the first of the file) scored; 0 takes all.', low=0
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig:
+  """Bi-encoder."""
+
+  encoder: str = flag(
+    'sentence-transformers/msmarco-distilbert-base-v4',
+    'Folder or hub name of a sentence-transformers or transformers model with '
+    'model.safetensors, or "scratch": a small DistilBERT without pretraining.',
+  )
+  max_doc_tokens: int = flag(
+    430, 'Tokens of a document that are embedded.', low=3
+  )
+  max_train_doc_tokens: int = flag(
+    0, 'Tokens of a document in training; 0 is as --max_doc_tokens.', low=0
+  )
+  max_label_tokens: int = flag(
+    15, 'Tokens of a label text that are embedded.', low=3
+  )
+  compute_dtype: str = flag(
+    'float32',
+    'Number format of the matrix products; parameters stay float32.',
+    choices=('float32', 'bfloat16'),
+  )
+  encode_batch_tokens: int = flag(
+    16384,
+    'Tokens in one batch of the encoder on one device.',
+    low=1,
+  )
+  scratch_layers: int = flag(2, 'Layers of --encoder=scratch.', low=1)
+  scratch_dim: int = flag(256, 'Width of --encoder=scratch.', low=8)
+  scratch_heads: int = flag(4, 'Attention heads of --encoder=scratch.', low=1)
+  scratch_vocab: int = flag(
+    8192, 'WordPiece vocabulary of --encoder=scratch.', low=200
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class ShortlistConfig:
+  """Shortlist."""
+
+  shortlist_size: int = flag(
+    10, 'Labels a document that the teacher is asked about.', low=1
+  )
+  index: str = flag(
+    'auto',
+    'MIPS index: ScaNN, exact search on the device, or whichever fits.',
+    choices=('auto', 'scann', 'exact'),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig:
+  """Teacher."""
+
+  teacher: str = flag(
+    'sglang',
+    'Who judges the pairs: an LLM on an SGLang server, word overlap, or a '
+    'simulation that reads the true labels.',
+    choices=('lexical', 'oracle', 'sglang'),
+  )
+  verdict_store: str = flag(
+    '',
+    'SQLite file of all verdicts, shared by runs; empty: in the run directory.',
+    operational=True,
+  )
+  prompt: str = flag(
+    'tag',
+    'The question put to the teacher, by the name of its template.',
+    choices=('tag', 'product', 'see_also', 'wikipedia'),
+  )
+  teacher_url: str = flag(
+    '', 'Address of the SGLang server, http://HOST:PORT.', operational=True
+  )
+  teacher_tokenizer: str = flag(
+    '', "Folder or name of the teacher's tokenizer; empty asks the server."
+  )
+  lexical_threshold: float = flag(
+    0.5, 'Lexical teacher: the score above which it says yes.', low=0.0
+  )
+  oracle_recall: float = flag(
+    1.0, 'Oracle: share of the true pairs it accepts.', low=0.0, high=1.0
+  )
+  oracle_false_yes: float = flag(
+    0.0, 'Oracle: share of the wrong pairs it accepts.', low=0.0, high=1.0
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """Training within a cycle."""
+
+  batch_size: int = flag(128, 'Documents a step, over all devices.', low=2)
+  epochs: int = flag(1, 'Passes over the pseudo-labelled documents.', low=1)
+  learning_rate: float = flag(2e-4, 'Peak learning rate of AdamW.', low=0.0)
+  lr_warmup_steps: int = flag(
+    100, 'Steps of linear warm-up, before linear decay to 0.', low=0
+  )
+  adam_eps: float = flag(1e-6, 'Epsilon of AdamW.', low=0.0)
+  weight_decay: float = flag(0.0, 'Weight decay of AdamW.', low=0.0)
+  loss: str = flag(
+    'triplet_softmax',
+    "The authors' softmax-weighted triplet loss, or the paper's equation 1.",
+    choices=('triplet_softmax', 'triplet'),
+  )
+  margin: float = flag(0.3, 'Margin of the triplet loss.', low=0.0)
+  loss_temperature: float = flag(
+    0.1, 'Temperature of the softmax over negatives.', low=1e-6
+  )
+  num_negatives: int = flag(
+    10, 'Hardest in-batch labels that enter the softmax loss.', low=1
+  )
+  dropout: float = flag(
+    -1.0,
+    "Dropout of hidden states and attention in training; -1 keeps the model's.",
+    low=-1.0,
+    high=0.9,
+  )
+  warm_start: bool = flag(
+    False, 'Cycles go on from the last parameters instead of starting anew.'
+  )
+  checkpoint_steps: int = flag(
+    100, 'Steps between checkpoints within a cycle.', low=1, operational=True
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmupConfig:
+  """Self-supervised warm-up before the first cycle."""
+
+  warmup_epochs: int = flag(
+    0, 'Passes over documents and labels; 0: no warm-up.', low=0
+  )
+  warmup_batch_size: int = flag(
+    256, 'Pairs a step of the warm-up, over all devices.', low=2
+  )
+  warmup_learning_rate: float = flag(
+    1e-3, 'Peak learning rate of the warm-up.', low=0.0
+  )
+  warmup_temperature: float = flag(
+    0.05, 'Temperature of the InfoNCE loss.', low=1e-6
+  )
+  warmup_min_words: int = flag(
+    80, 'Shortest window of words that a document is cut into.', low=2
+  )
+  warmup_max_words: int = flag(
+    160, 'Longest window of words that a document is cut into.', low=2
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+  """The run."""
+
+  run_dir: str = flag(
+    '', 'Folder of the run; default runs/NAME of the dataset.', operational=True
+  )
+  method: str = flag('lmtx', 'What trains the encoder.', choices=('lmtx',))
+  num_cycles: int = flag(
+    3, 'Cycles at most; 0 evaluates and exports the start.', low=0
+  )
+  seed: int = flag(0, 'Seed of every draw.', low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """All that a training run is told."""
+
+  run: RunConfig
+  source: SourceConfig
+  text: TextConfig
+  sample: SampleConfig
+  encoder: EncoderConfig
+  shortlist: ShortlistConfig
+  teacher: TeacherConfig
+  train: TrainConfig
+  warmup: WarmupConfig
+
+  @property
+  def parts(self) -> tuple:
+    """The config of each stage."""
+    return tuple(
+      getattr(self, field.name) for field in dataclasses.fields(self)
+    )
+
+
+TRAINING = (
+  RunConfig,
+  SourceConfig,
+  TextConfig,
+  SampleConfig,
+  EncoderConfig,
+  ShortlistConfig,
+  TeacherConfig,
+  TrainConfig,
+  WarmupConfig,
+)  # in the order of Config's fields

@@ -1,0 +1,59 @@
+"""Where the first parameters come from: --encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import itertools
+import os
+
+from lmtx_jax.config import Config
+from lmtx_jax.data.corpus import Corpus, Texts
+from lmtx_jax.model import pretrained
+from lmtx_jax.model.pretrained import Pretrained
+from lmtx_jax.run_dir import RunDir, staged
+
+_VOCAB_TEXTS = 200_000  # documents and labels that a vocabulary is made from
+
+
+def load_encoder(
+  config: Config, documents: Corpus, labels: Corpus, run: RunDir
+) -> Pretrained:
+  """Loads --encoder, or makes the small one of --encoder=scratch.
+
+  What is made from scratch is kept in RUN/scratch, so that a resumed run goes
+  on with the same vocabulary.
+
+  Args:
+    config: of the run.
+    documents: training documents.
+    labels: the label set.
+    run: where a new encoder is kept.
+  """
+  settings = config.encoder
+  if settings.encoder != 'scratch':
+    return pretrained.load(settings.encoder, settings.compute_dtype)
+  folder = run.file('scratch')
+  if not os.path.isdir(folder):
+    longest = max(settings.max_doc_tokens, settings.max_train_doc_tokens)
+    made = pretrained.scratch(
+      _sample_texts(documents, labels),
+      num_layers=settings.scratch_layers,
+      dim=settings.scratch_dim,
+      num_heads=settings.scratch_heads,
+      vocab_size=settings.scratch_vocab,
+      max_tokens=max(longest, settings.max_label_tokens),
+      seed=config.run.seed,
+      compute_dtype=settings.compute_dtype,
+    )
+    with staged(folder) as temporary:
+      pretrained.save(temporary, made, made.params, max_seq_length=longest)
+  return pretrained.load(folder, settings.compute_dtype)
+
+
+def _sample_texts(documents: Corpus, labels: Corpus) -> Iterator[str]:
+  """Title and content of the first documents and labels."""
+  for corpus in (documents, labels):
+    texts = Texts(corpus, lambda record: f'{record.title}\n{record.content}')
+    yield from itertools.islice(
+      itertools.chain.from_iterable(texts.blocks()), _VOCAB_TEXTS
+    )

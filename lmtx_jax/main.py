@@ -1,0 +1,126 @@
+"""Trains a tagger without labelled documents: the paper's Algorithm 1.
+
+python -m lmtx_jax.main --flagfile=configs/NAME.flags [--run_dir=DIR] [--flag=value ...]
+
+Each line of the loop is a stage that leaves an artifact in the run directory
+and is skipped where that is there: a run killed anywhere goes on by the same
+command, and ends with the same bytes.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import itertools
+import os
+
+from absl import flags, logging
+
+from lmtx_jax import bundle, cli, devices
+from lmtx_jax import inputs as inputs_lib
+from lmtx_jax.config import TRAINING, Config
+from lmtx_jax.data.builders import load_dataset
+from lmtx_jax.data.corpus import Dataset
+from lmtx_jax.encoder_source import load_encoder
+from lmtx_jax.metric_writer import MetricWriter
+from lmtx_jax.run_dir import RunDir
+from lmtx_jax.stages import Snapshot, Stages
+from lmtx_jax.summary import best_cycle, make_summary, table, write_summary
+from lmtx_jax.teacher.teacher import make_teacher
+from lmtx_jax.teacher.verdict_store import VerdictStore
+
+
+def main(values: flags.FlagValues) -> None:
+  """Trains, and prints the table of the cycles."""
+  config = Config(*(cli.build(part, values) for part in TRAINING))
+  devices.setup(config.source.data_cache)
+  dataset = load_dataset(config.source)
+  run = RunDir(config.run.run_dir or os.path.join('runs', dataset.name))
+  run.guard(config.parts, dataset.fingerprint, dataset.name)
+  writer = MetricWriter(run.path)
+  path = config.teacher.verdict_store or run.file('verdicts.sqlite')
+  with VerdictStore(path) as store:
+    stages = open_stages(config, dataset, run, store, writer)
+    summary = train(stages)
+  writer.close()
+  print(table(summary))
+  print(f'best cycle: {summary["best_cycle"]}; {summary["stopped_because"]}')
+  print(f'bundle: {run.file("export")}')
+
+
+def open_stages(
+  config: Config,
+  dataset: Dataset,
+  run: RunDir,
+  store: VerdictStore,
+  writer: MetricWriter,
+) -> Stages:
+  """Everything that the cycles work with; a wrong flag fails here."""
+  drawn = inputs_lib.draw_documents(dataset, config)
+  pretrained = load_encoder(config, drawn[0], dataset.labels, run)
+  inputs = inputs_lib.load_inputs(dataset, drawn, pretrained.tokenizer, config)
+  teacher = make_teacher(
+    config.teacher, (inputs.train.texts, inputs.dev.texts), inputs.label_texts
+  )
+  return Stages(config, inputs, pretrained, run, store, teacher, writer)
+
+
+def train(stages: Stages) -> dict:
+  """Algorithm 1 of the paper.
+
+  Returns:
+    What summary.json holds.
+  """
+  config, run = stages.config, stages.run
+  start = snapshot = stages.warm_up()
+  initial = stages.test_scores(-1, start)
+  best, dev_scores, test_scores = start, [], []
+  stopped_because = 'all cycles done'
+  for cycle in range(config.run.num_cycles):
+    shortlist = stages.shortlist(snapshot)
+    pseudo_labels = stages.teach(cycle, shortlist)
+    base = snapshot if config.train.warm_start else start
+    snapshot = stages.fit(cycle, base.params, pseudo_labels)
+    dev_scores.append(stages.dev_score(cycle, snapshot))
+    test_scores.append(stages.test_scores(cycle, snapshot))
+    logging.info('cycle %d: dev P@1 %.1f', cycle, dev_scores[-1])
+    if best_cycle(dev_scores) != cycle:
+      stopped_because = 'the dev score did not rise'
+      break
+    best = snapshot
+  summary = make_summary(run, dev_scores, test_scores, initial, stopped_because)
+  export(stages, best, summary)
+  write_summary(run, summary)
+  return summary
+
+
+def export(stages: Stages, best: Snapshot, summary: dict) -> None:
+  """Writes RUN/export, once."""
+  folder = stages.run.file('export')
+  if os.path.isdir(folder):
+    return
+  config = stages.config
+  used = itertools.chain.from_iterable(
+    (f'{name}={value}' for name, value in vars(part).items()
+     if not part.__dataclass_fields__[name].metadata['operational'])
+    for part in config.parts
+  )  # fmt: skip
+  bundle.export(
+    folder,
+    stages.pretrained,
+    best.params,
+    stages.inputs.dataset.labels,
+    best.label_embeddings,
+    best.index,
+    text=config.text,
+    max_doc_tokens=config.encoder.max_doc_tokens,
+    max_label_tokens=config.encoder.max_label_tokens,
+    about={
+      'dataset': stages.inputs.dataset.name,
+      'data': stages.inputs.dataset.fingerprint,
+      'flags': list(used),
+      'test': summary['test'],
+    },
+  )
+
+
+if __name__ == '__main__':
+  cli.run(main, TRAINING, __doc__)

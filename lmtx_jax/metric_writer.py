@@ -1,0 +1,67 @@
+"""metrics.jsonl, one object a line, and the same for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+from tensorboardX import SummaryWriter
+
+
+class MetricWriter:
+  """Appends rows `{"cycle", "step", "time_s", "<group>/<name>": number}`."""
+
+  def __init__(self, run_dir: str):
+    """Opens RUN/metrics.jsonl and RUN/tensorboard."""
+    self._path = os.path.join(run_dir, 'metrics.jsonl')
+    self._board = SummaryWriter(
+      os.path.join(run_dir, 'tensorboard'), write_to_disk=True
+    )
+    self._start_s = time.time()
+
+  def write(self, cycle: int, step: int, scalars: dict[str, float]) -> None:
+    """Writes one row.
+
+    Args:
+      cycle: -1 is the warm-up.
+      step: within the cycle.
+      scalars: by `<group>/<name>`; None is left out.
+    """
+    scalars = {name: v for name, v in scalars.items() if v is not None}
+    row = {
+      'cycle': cycle,
+      'step': step,
+      'time_s': round(time.time() - self._start_s, 3),
+      **scalars,
+    }
+    with open(self._path, 'a', encoding='utf-8') as f:
+      f.write(json.dumps(row) + '\n')
+    for name, value in scalars.items():
+      self._board.add_scalar(f'{name}/cycle_{cycle:02d}', value, step)
+
+  def rewind(self, cycle: int, step: int) -> None:
+    """Forgets training rows of this cycle from this step on.
+
+    A training that resumes from a checkpoint does those steps again.
+    """
+    if not os.path.exists(self._path):
+      return
+    kept = []
+    with open(self._path, encoding='utf-8') as f:
+      for line in f:
+        try:
+          row = json.loads(line)
+        except ValueError:
+          continue  # torn by a kill
+        again = row['cycle'] == cycle and row['step'] >= step
+        if not (again and 'train/loss' in row):
+          kept.append(line)
+    temporary = self._path + '.tmp'
+    with open(temporary, 'w', encoding='utf-8') as f:
+      f.writelines(kept)
+    os.replace(temporary, self._path)
+
+  def close(self) -> None:
+    """Flushes TensorBoard's events."""
+    self._board.close()

@@ -1,0 +1,100 @@
+"""One tower for documents and labels: token ids to one embedding a text."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lmtx_jax.model.transformer import Transformer, TransformerConfig
+from lmtx_jax.types import UserError
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class BiEncoder:
+  """An encoder without its parameters; hashable, so jit and pmap may hold it.
+
+  Attributes:
+    config: shape and constants of the transformer.
+    pooling: 'mean' of a text's hidden states, or the first one, 'cls'.
+    normalize: scales embeddings to length 1, so a dot product is a cosine.
+    dtype: of the matrix products, 'float32' or 'bfloat16'. Parameters, layer
+      norm, softmax and pooling are float32 either way.
+  """
+
+  config: TransformerConfig
+  pooling: str = 'mean'
+  normalize: bool = True
+  dtype: str = 'float32'
+
+  @property
+  def dim(self) -> int:
+    """Width of an embedding."""
+    return self.config.dim
+
+  def init(self, rng: jax.Array) -> Params:
+    """Random parameters, nested dicts of float32 arrays."""
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    return self._transformer.init(rng, tokens, tokens == 0, True)['params']
+
+  def apply(
+    self,
+    params: Params,
+    token_ids: jax.Array,
+    lengths: jax.Array,
+    *,
+    dropout_rng: jax.Array | None = None,
+  ) -> jax.Array:
+    """Embeds texts.
+
+    Args:
+      params: as `init` makes them.
+      token_ids: `[batch, length]` int32, special tokens included.
+      lengths: `[batch]` int32, tokens of each text; what stands after them
+        never matters. A text of 0 tokens embeds as zeros.
+      dropout_rng: key of the dropout; None is no dropout.
+
+    Returns:
+      `[batch, dim]` float32, of unit norm if `normalize`.
+
+    Raises:
+      UserError: texts longer than the encoder has positions.
+    """
+    width, limit = token_ids.shape[1], self.config.max_positions
+    if width > limit:
+      raise UserError(
+        f'texts of {width} tokens for an --encoder of {limit} positions;'
+        ' lower --max_doc_tokens, --max_train_doc_tokens or --max_label_tokens'
+      )
+    mask = jnp.arange(width) < lengths[:, None]
+    hidden = self._transformer.apply(
+      {'params': params},
+      token_ids,
+      mask,
+      dropout_rng is None,
+      rngs=None if dropout_rng is None else {'dropout': dropout_rng},
+    ).astype(jnp.float32)
+    pooled = _pool(hidden, mask, self.pooling)
+    return _unit(pooled) if self.normalize else pooled
+
+  @property
+  def _transformer(self) -> Transformer:
+    return Transformer(self.config, jnp.dtype(self.dtype))
+
+
+def _pool(hidden: jax.Array, mask: jax.Array, pooling: str) -> jax.Array:
+  """`[batch, length, dim]` float32 and its mask to `[batch, dim]`."""
+  if pooling == 'cls':
+    return hidden[:, 0] * mask[:, :1]
+  total = (hidden * mask[:, :, None]).sum(axis=1)
+  return total / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+  """Rows scaled to length 1; the floor keeps a zero row's gradient finite."""
+  squares = jnp.square(x).sum(axis=-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))

@@ -1,0 +1,208 @@
+"""The run directory: every product of a stage is written once, then only read.
+
+An artifact is written to a temporary file, synced and renamed, so it is either
+whole or absent, and a killed run goes on by skipping what is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+import time
+from typing import Any
+import uuid
+
+import numpy as np
+
+from lmtx_jax import __version__
+from lmtx_jax.types import UserError
+
+
+@contextlib.contextmanager
+def staged(path: str) -> Iterator[str]:
+  """Yields a temporary path; what is written there appears whole at `path`.
+
+  Works for a file or a folder; nothing is left behind by an exception.
+  """
+  os.makedirs(os.path.dirname(path), exist_ok=True)
+  head, tail = os.path.split(path)
+  temporary = os.path.join(head, f'.{os.getpid()}-{tail}')  # keeps the suffix
+  try:
+    yield temporary
+    _sync(temporary)
+    if os.path.isdir(path):
+      shutil.rmtree(path)
+    os.replace(temporary, path)
+    _sync(head)
+  finally:
+    if os.path.isdir(temporary):
+      shutil.rmtree(temporary, ignore_errors=True)
+    elif os.path.exists(temporary):
+      os.remove(temporary)
+
+
+def _sync(path: str) -> None:
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def write_json(path: str, value: Any) -> None:
+  """Writes indented JSON."""
+  with open(path, 'w', encoding='utf-8') as f:
+    json.dump(value, f, indent=2, ensure_ascii=False)
+    f.write('\n')
+
+
+def read_json(path: str) -> Any:
+  """Reads JSON."""
+  with open(path, encoding='utf-8') as f:
+    return json.load(f)
+
+
+def write_arrays(path: str, value: dict[str, np.ndarray]) -> None:
+  """Writes named arrays as .npz."""
+  np.savez(path, **value)
+
+
+def read_arrays(path: str) -> dict[str, np.ndarray]:
+  """Reads what `write_arrays` wrote."""
+  with np.load(path, allow_pickle=False) as arrays:
+    return dict(arrays)
+
+
+class RunDir:
+  """One run's folder, locked while this process uses it."""
+
+  def __init__(self, path: str):
+    """Opens or makes the folder.
+
+    Raises:
+      UserError: another process is using it.
+    """
+    self.path = os.path.abspath(os.path.expanduser(path))
+    os.makedirs(self.path, exist_ok=True)
+    self._lock = open(os.path.join(self.path, '.lock'), 'w')  # noqa: SIM115
+    try:
+      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise UserError(
+        f'--run_dir={path} is in use by another process'
+      ) from None
+    self.run_id = ''
+
+  def file(self, *parts: str) -> str:
+    """A path inside the folder."""
+    return os.path.join(self.path, *parts)
+
+  def cycle_file(self, cycle: int, *parts: str) -> str:
+    """A path inside a cycle's folder; cycle -1 is the warm-up."""
+    name = 'warmup' if cycle < 0 else f'cycle_{cycle:02d}'
+    return self.file(name, *parts)
+
+  def guard(self, configs: Sequence[Any], data: str, data_name: str) -> None:
+    """Notes flags and data in flags.txt, or checks them against it.
+
+    Args:
+      configs: the configs of all stages.
+      data: fingerprint of the dataset.
+      data_name: what the user calls it.
+
+    Raises:
+      UserError: the run was begun with other flags or other data.
+    """
+    path = self.file('flags.txt')
+    header = {'data': data, 'name': data_name}
+    binding, lines = {}, []
+    for config in configs:
+      for field in dataclasses.fields(config):
+        value = str(getattr(config, field.name))
+        lines.append(f'--{field.name}={value}')
+        if not field.metadata['operational']:
+          binding[field.name] = value
+    if not os.path.exists(path):
+      header['run'] = uuid.uuid4().hex
+      with staged(path) as temporary, open(temporary, 'w') as f:
+        f.write(f'# lmtx_jax {__version__}\n')
+        f.writelines(f'# {key} {value}\n' for key, value in header.items())
+        f.writelines(line + '\n' for line in lines)
+    known, old = _read_flags(path)
+    self.run_id = known['run']
+    if known['data'] != data:
+      raise UserError(
+        f'{self.path} is a run on other data ({known["name"]}), not on'
+        f' {data_name} as it is now; choose another --run_dir'
+      )
+    differ = [
+      f'--{name}={value} (was {old.get(name, "absent")})'
+      for name, value in binding.items()
+      if old.get(name) != value
+    ]
+    if differ:
+      raise UserError(
+        f'{self.path} is a run with other flags: {", ".join(differ)}; choose'
+        ' another --run_dir, or give the flags of RUN/flags.txt'
+      )
+
+  def once(
+    self,
+    path: str,
+    make: Callable[[], Any],
+    save: Callable[[str, Any], None],
+    load: Callable[[str], Any],
+  ) -> Any:
+    """The artifact at `path`: made and saved now, or read if it is there."""
+    if not os.path.exists(path):
+      with staged(path) as temporary:
+        save(temporary, make())
+    return load(path)
+
+  def once_array(
+    self, path: str, shape: tuple[int, ...], fill: Callable[[np.ndarray], Any]
+  ) -> np.ndarray:
+    """A float32 .npy file, memory-mapped; `fill` writes it where it lies."""
+    if not os.path.exists(path):
+      with staged(path) as temporary:
+        array = np.lib.format.open_memmap(temporary, 'w+', np.float32, shape)
+        fill(array)
+        array.flush()
+        del array
+    return np.load(path, mmap_mode='r', allow_pickle=False)
+
+  @contextlib.contextmanager
+  def timed(self, cycle: int, stage: str) -> Iterator[None]:
+    """Adds the seconds inside to the cycle's seconds.json."""
+    start = time.monotonic()
+    yield
+    seconds = self.seconds(cycle)
+    spent = seconds.get(stage, 0.0) + time.monotonic() - start
+    seconds[stage] = round(spent, 3)
+    with staged(self.cycle_file(cycle, 'seconds.json')) as temporary:
+      write_json(temporary, seconds)
+
+  def seconds(self, cycle: int) -> dict[str, float]:
+    """Seconds of each stage of a cycle, over all its processes."""
+    path = self.cycle_file(cycle, 'seconds.json')
+    return read_json(path) if os.path.exists(path) else {}
+
+
+def _read_flags(path: str) -> tuple[dict[str, str], dict[str, str]]:
+  """Header and flags of a flags.txt."""
+  header, values = {}, {}
+  with open(path, encoding='utf-8') as f:
+    for line in f:
+      line = line.rstrip('\n')
+      if line.startswith('# '):
+        key, _, value = line[2:].partition(' ')
+        header[key] = value
+      elif line.startswith('--'):
+        name, _, value = line[2:].partition('=')
+        values[name] = value
+  return header, values

@@ -1,0 +1,99 @@
+"""Embeddings to shortlists."""
+
+from __future__ import annotations
+
+import numpy as np
+from tqdm import tqdm
+
+from lmtx_jax.data.tokens import TokenView
+from lmtx_jax.encode import Encoder
+from lmtx_jax.mips import MipsIndex
+from lmtx_jax.types import Ragged, Shortlist
+
+_BLOCK = 2048  # documents looked up at a time
+_TAG_BLOCK = 32_768  # documents whose embeddings are held at a time
+
+
+def make_shortlist(
+  index: MipsIndex,
+  embeddings: np.ndarray,
+  filters: Ragged,
+  k: int,
+  desc: str | None = None,
+) -> Shortlist:
+  """The k best labels of each document that are not filtered for it.
+
+  As many more are looked up as the block's documents have filters, so that
+  removing them still leaves k.
+
+  Args:
+    index: of the label embeddings.
+    embeddings: `[num_docs, dim]` float32, of the documents.
+    filters: row `d` holds the labels that document `d` must not be given.
+    k: labels a document.
+    desc: name on the progress bar; no bar without one.
+  """
+  labels = np.full((len(embeddings), k), -1, np.int32)
+  scores = np.full((len(embeddings), k), -np.inf, np.float32)
+  starts = range(0, len(embeddings), _BLOCK)
+  for start in tqdm(starts, desc=desc, unit='block', disable=desc is None):
+    rows = np.arange(start, min(start + _BLOCK, len(embeddings)))
+    filtered = filters.take(rows)
+    depth = k + int(filtered.lengths.max(initial=0))
+    found, score = index.search(np.asarray(embeddings[rows]), depth)
+    found, score = _remove(found, score, filtered, k)
+    labels[rows, : found.shape[1]] = found
+    scores[rows, : found.shape[1]] = score
+  return Shortlist(labels, scores)
+
+
+def _remove(
+  labels: np.ndarray, scores: np.ndarray, filters: Ragged, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Drops filtered labels, moves the rest up, cuts at k."""
+  if not len(filters.values):
+    return labels[:, :k], scores[:, :k]
+  # One number a (row, label), so that one set look-up serves the block.
+  base = 1 + max(int(labels.max()), int(filters.values.max()))
+  pair = np.arange(len(labels))[:, None] * base + labels
+  banned = np.isin(pair, filters.row_ids * base + filters.values)
+  order = np.argsort(banned, axis=1, kind='stable')[:, :k]
+  gone = np.take_along_axis(banned, order, axis=1)
+  labels = np.take_along_axis(labels, order, axis=1)
+  scores = np.take_along_axis(scores, order, axis=1)
+  return np.where(gone, -1, labels), np.where(gone, -np.inf, scores)
+
+
+def tag_documents(
+  encoder: Encoder,
+  index: MipsIndex,
+  documents: TokenView,
+  widths: np.ndarray,
+  filters: Ragged,
+  k: int,
+  desc: str | None = None,
+) -> Shortlist:
+  """Embeds documents and looks their labels up, in bounded memory.
+
+  Args:
+    encoder: of documents and labels alike.
+    index: of the label embeddings.
+    documents: what to tag.
+    widths: bucket widths of the documents.
+    filters: row `d` holds the labels that document `d` must not be given.
+    k: labels a document.
+    desc: name on the progress bar; no bar without one.
+  """
+  parts = []
+  starts = range(0, max(1, len(documents)), _TAG_BLOCK)
+  for number, start in enumerate(starts, 1):
+    rows = np.arange(start, min(start + _TAG_BLOCK, len(documents)))
+    name = f'{desc} {number}/{len(starts)}' if len(starts) > 1 else desc
+    embeddings = encoder.encode(
+      documents.take(rows), widths, desc=name if desc else None
+    )
+    parts.append(make_shortlist(index, embeddings, filters.take(rows), k))
+  return Shortlist(
+    np.concatenate([part.labels for part in parts]),
+    np.concatenate([part.scores for part in parts]),
+  )

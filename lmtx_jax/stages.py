@@ -1,0 +1,359 @@
+"""The stages of a cycle, each bound to the artifact it leaves behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+
+from lmtx_jax.config import Config
+from lmtx_jax.encode import Encoder
+from lmtx_jax.evaluation.metrics import metrics, pseudo_label_quality
+from lmtx_jax.inputs import Documents, Inputs
+from lmtx_jax.metric_writer import MetricWriter
+from lmtx_jax.mips import MipsIndex, build_index
+from lmtx_jax.model.bi_encoder import BiEncoder
+from lmtx_jax.model.pretrained import Pretrained, load_params, save_params
+from lmtx_jax.run_dir import (
+  RunDir,
+  read_arrays,
+  read_json,
+  write_arrays,
+  write_json,
+)
+from lmtx_jax.shortlist import make_shortlist, tag_documents
+from lmtx_jax.teacher.pairs import Pairs, Teacher
+from lmtx_jax.teacher.teacher import pseudo_labels
+from lmtx_jax.teacher.verdict_store import VerdictStore
+from lmtx_jax.train import losses
+from lmtx_jax.train.loop import FitConfig, fit
+from lmtx_jax.train.pairs import (
+  PairSource,
+  PseudoLabelPairs,
+  SelfSupervisedPairs,
+  word_starts,
+)
+from lmtx_jax.types import YES, PseudoLabels, Ragged, Shortlist
+
+_TEST_DEPTH = 100  # of R@100
+_WARMUP = -1  # the cycle number of what comes before cycle 0
+
+
+def _with_dropout(bi_encoder: BiEncoder, rate: float) -> BiEncoder:
+  """The same encoder with another dropout in training; -1 keeps its own."""
+  if rate < 0:
+    return bi_encoder
+  config = dataclasses.replace(
+    bi_encoder.config,
+    dropout=rate,
+    attention_dropout=rate,
+    projection_dropout=rate and bi_encoder.config.projection_dropout,
+  )
+  return dataclasses.replace(bi_encoder, config=config)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Snapshot:
+  """The encoder as it enters a cycle, with what it makes of the label set.
+
+  Everything is made on first use, so that a resumed run only pays for what is
+  still to do.
+
+  Attributes:
+    cycle: the cycle that it enters.
+    params: its parameters, on the host.
+    stages: what made it.
+  """
+
+  cycle: int
+  params: Any
+  stages: Stages
+
+  @functools.cached_property
+  def encoder(self) -> Encoder:
+    """On the devices."""
+    config = self.stages.config.encoder
+    return Encoder(
+      self.stages.pretrained.encoder, self.params, config.encode_batch_tokens
+    )
+
+  @functools.cached_property
+  def label_embeddings(self) -> np.ndarray:
+    """`[num_labels, dim]` f32, memory-mapped."""
+    run, inputs = self.stages.run, self.stages.inputs
+    with run.timed(self.cycle, 'encode'):
+      return run.once_array(
+        run.cycle_file(self.cycle, 'label_embeddings.npy'),
+        (len(inputs.labels), self.stages.pretrained.encoder.dim),
+        lambda out: self.encoder.encode(
+          inputs.labels, inputs.label_widths, out, 'embed labels'
+        ),
+      )
+
+  @functools.cached_property
+  def index(self) -> MipsIndex:
+    """Of the label embeddings."""
+    with self.stages.run.timed(self.cycle, 'index'):
+      return build_index(
+        self.stages.config.shortlist.index, self.label_embeddings
+      )
+
+
+class Stages:
+  """The steps of Algorithm 1; each is done once, and read back after that."""
+
+  def __init__(
+    self,
+    config: Config,
+    inputs: Inputs,
+    pretrained: Pretrained,
+    run: RunDir,
+    store: VerdictStore,
+    teacher: Teacher,
+    writer: MetricWriter,
+  ):
+    """Takes what the stages share."""
+    self.config, self.inputs, self.pretrained = config, inputs, pretrained
+    self.run, self.store, self.teacher = run, store, teacher
+    self.writer = writer
+    self._train_encoder = _with_dropout(
+      pretrained.encoder, config.train.dropout
+    )
+
+  def warm_up(self) -> Snapshot:
+    """The encoder before cycle 0: as loaded, or after the warm-up."""
+    config = self.config.warmup
+    if not config.warmup_epochs:
+      return Snapshot(0, self.pretrained.params, self)
+    pairs = lambda: SelfSupervisedPairs(  # noqa: E731
+      self.inputs.train.tokens,
+      self.inputs.labels,
+      word_starts(self.pretrained.tokenizer),
+      max_tokens=self.config.encoder.max_doc_tokens,
+      min_words=config.warmup_min_words,
+      max_words=config.warmup_max_words,
+      batch_size=config.warmup_batch_size,
+      epochs=config.warmup_epochs,
+      seed=(self.config.run.seed, 2),
+    )
+    params = self._fit(
+      _WARMUP,
+      self.pretrained.params,
+      pairs,
+      losses.warmup_loss(config),
+      config.warmup_learning_rate,
+      'warm-up',
+    )
+    return Snapshot(0, params, self)
+
+  def shortlist(self, snapshot: Snapshot) -> Shortlist:
+    """Top-k labels of each training document, by inner product."""
+    run, cycle, train = self.run, snapshot.cycle, self.inputs.train
+
+    def make() -> dict[str, np.ndarray]:
+      with run.timed(cycle, 'encode'):
+        embeddings = run.once_array(
+          run.cycle_file(cycle, 'doc_embeddings.npy'),
+          (len(train.inputs), snapshot.encoder.dim),
+          lambda out: snapshot.encoder.encode(
+            train.inputs, self.inputs.doc_widths, out, 'embed documents'
+          ),
+        )
+      index = snapshot.index
+      with run.timed(cycle, 'shortlist'):
+        shortlist = make_shortlist(
+          index,
+          embeddings,
+          train.corpus.filters,
+          self.config.shortlist.shortlist_size,
+          'shortlist',
+        )
+      return {'labels': shortlist.labels, 'scores': shortlist.scores}
+
+    arrays = run.once(
+      run.cycle_file(cycle, 'shortlist.npz'), make, write_arrays, read_arrays
+    )
+    return Shortlist(**arrays)
+
+  def teach(self, cycle: int, shortlist: Shortlist) -> PseudoLabels:
+    """The teacher's yeses among the shortlists."""
+    run, train = self.run, self.inputs.train
+
+    def make() -> dict[str, np.ndarray]:
+      with run.timed(cycle, 'teach'):
+        found, tally = pseudo_labels(
+          self.store,
+          self.teacher,
+          train.texts,
+          self.inputs.label_texts,
+          shortlist,
+          f'{run.run_id}/cycle_{cycle:02d}',
+        )
+      counts = self._teaching(found, tally)
+      self.writer.write(cycle, 0, {f'teach/{k}': v for k, v in counts.items()})
+      write_json(run.cycle_file(cycle, 'teaching.json'), counts)
+      return {
+        'accepted_values': found.accepted.values,
+        'accepted_offsets': found.accepted.offsets,
+        'rejected_values': found.rejected.values,
+        'rejected_offsets': found.rejected.offsets,
+      }
+
+    arrays = run.once(
+      run.cycle_file(cycle, 'pseudo_labels.npz'),
+      make,
+      write_arrays,
+      read_arrays,
+    )
+    return PseudoLabels(
+      Ragged(arrays['accepted_values'], arrays['accepted_offsets']),
+      Ragged(arrays['rejected_values'], arrays['rejected_offsets']),
+    )
+
+  def _teaching(self, found: PseudoLabels, tally: Any) -> dict[str, Any]:
+    """What a summary tells of a cycle's questions."""
+    truth = self.inputs.train.corpus.targets
+    precision = quality = None
+    if len(truth.values):
+      precision, quality = pseudo_label_quality(found.accepted, truth)
+    return {
+      'pseudo_labels': len(found.accepted.values),
+      'documents': int((found.accepted.lengths > 0).sum()),
+      'yes_rate': round(tally.yes / max(1, tally.pairs), 6),
+      'precision': precision,
+      'quality': quality,
+      'pairs': tally.pairs,
+      'asked': tally.asked,
+      'reused': tally.reused,
+      'invalid': tally.invalid,
+    }
+
+  def fit(self, cycle: int, start: Any, found: PseudoLabels) -> Snapshot:
+    """Trains on the pseudo labels; the result enters the next cycle."""
+    config = self.config.train
+    pairs = lambda: PseudoLabelPairs(  # noqa: E731
+      self.inputs.train_inputs,
+      self.inputs.labels,
+      found.accepted,
+      self.inputs.label_key,
+      batch_size=config.batch_size,
+      epochs=config.epochs,
+      seed=(self.config.run.seed, 3, cycle),
+    )
+    params = self._fit(
+      cycle,
+      start,
+      pairs,
+      losses.cycle_loss(config),
+      config.learning_rate,
+      f'train {cycle}',
+    )
+    return Snapshot(cycle + 1, params, self)
+
+  def _fit(
+    self,
+    cycle: int,
+    start: Any,
+    make_pairs: Any,
+    loss: Any,
+    learning_rate: float,
+    desc: str,
+  ) -> Any:
+    run, config = self.run, self.config.train
+    checkpoints = run.cycle_file(cycle, 'checkpoints')
+    path = run.cycle_file(cycle, 'params', 'params.safetensors')
+
+    def make() -> Any:
+      key = jax.random.key(self.config.run.seed)
+      with run.timed(cycle, 'train'):
+        pairs: PairSource = make_pairs()
+        return fit(
+          self._train_encoder,
+          start,
+          pairs,
+          loss,
+          FitConfig(
+            learning_rate,
+            config.lr_warmup_steps,
+            config.adam_eps,
+            config.weight_decay,
+            config.checkpoint_steps,
+          ),
+          rng=jax.random.fold_in(key, cycle + 1),
+          cycle=cycle,
+          checkpoints_dir=checkpoints,
+          writer=self.writer,
+          desc=desc,
+        )
+
+    params = run.once(path, make, save_params, load_params)
+    shutil.rmtree(checkpoints, ignore_errors=True)  # now of no use
+    return params
+
+  def dev_score(self, cycle: int, snapshot: Snapshot) -> float:
+    """Percent of dev documents whose top label the teacher accepts."""
+    run, dev = self.run, self.inputs.dev
+
+    def make() -> dict[str, Any]:
+      with run.timed(cycle, 'dev'):
+        top = self._tag(snapshot, dev, 1, 'tag dev').labels[:, 0]
+        pairs = Pairs(
+          dev.texts,
+          self.inputs.label_texts,
+          np.flatnonzero(top >= 0),
+          top[top >= 0].astype(np.int64),
+        )
+        verdicts, tally = self.store.judge(
+          self.teacher, pairs, f'{run.run_id}/dev_{cycle:02d}'
+        )
+      score = 100.0 * float((verdicts.answer == YES).sum()) / len(dev.corpus)
+      self.writer.write(cycle, 0, {'dev/P@1': score})
+      return {
+        'p@1': score,
+        'pairs': tally.pairs,
+        'asked': tally.asked,
+        'reused': tally.reused,
+        'invalid': tally.invalid,
+      }
+
+    path = run.cycle_file(cycle, 'dev_score.json')
+    return run.once(path, make, write_json, read_json)['p@1']
+
+  def test_scores(
+    self, cycle: int, snapshot: Snapshot
+  ) -> dict[str, float | None]:
+    """P@k and its like on the test documents, in percent."""
+    run, test = self.run, self.inputs.test
+
+    def make() -> dict[str, float | None]:
+      with run.timed(cycle, 'test'):
+        labels = self._tag(snapshot, test, _TEST_DEPTH, 'tag test').labels
+        scores = metrics(
+          labels,
+          test.corpus.targets,
+          num_labels=len(self.inputs.labels),
+          train_targets=self.inputs.dataset.train.targets,
+          propensity=self.inputs.dataset.propensity,
+        )
+      self.writer.write(cycle, 0, {f'test/{k}': v for k, v in scores.items()})
+      return scores
+
+    path = run.cycle_file(cycle, 'test_scores.json')
+    return run.once(path, make, write_json, read_json)
+
+  def _tag(
+    self, snapshot: Snapshot, documents: Documents, k: int, desc: str
+  ) -> Shortlist:
+    return tag_documents(
+      snapshot.encoder,
+      snapshot.index,
+      documents.inputs,
+      self.inputs.doc_widths,
+      documents.corpus.filters,
+      k,
+      desc,
+    )
