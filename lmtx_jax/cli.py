@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 import dataclasses
 import errno
+import logging as std_logging
 import os
 import shlex
 import sys
+import textwrap
 import typing
 
 from absl import flags, logging
@@ -107,17 +109,22 @@ def help_text(usage: str, config_classes: Sequence[type]) -> str:
   lines = [
     usage.strip(),
     '',
-    '--flagfile=FILE  reads flags from a file, one a line.',
+    'Flags are --name=value, --name or --noname; the last one wins.',
+    '--flagfile=FILE reads them from a file, one a line.',
   ]
   for config_class in config_classes:
-    values = flags.FlagValues()
-    define(config_class, values)
+    kinds = typing.get_type_hints(config_class)
     lines += ['', config_class.__doc__.splitlines()[0]]
     for field in dataclasses.fields(config_class):
-      single = flags.FlagValues()
-      item = values[field.name]
-      single[field.name] = item
-      lines.append(single.get_help().split(':\n', 1)[-1].rstrip())
+      choices = '|'.join(field.metadata['choices'])
+      kind = choices or kinds[field.name].__name__
+      default = repr(field.default) if field.default != '' else 'empty'
+      lines += textwrap.wrap(
+        f'--{field.name} ({kind}, default {default}): {field.metadata["help"]}',
+        initial_indent='  ',
+        subsequent_indent='      ',
+        break_on_hyphens=False,
+      )
   return '\n'.join(lines)
 
 
@@ -129,9 +136,7 @@ def run(
 ) -> None:
   """Runs a command; exits 1 if it failed, 2 on bad flags, 130 on Ctrl-C."""
   argv = list(sys.argv if argv is None else argv)
-  logging.use_absl_handler()
-  logging.set_verbosity(logging.INFO)
-  logging.set_stderrthreshold(logging.INFO)
+  _log_to_stderr()
   try:
     values = parse(argv, config_classes)
   except UserError as e:
@@ -159,6 +164,16 @@ def run(
       else ''
     )
     _fail(f'{os.strerror(e.errno)}{place}{hint}', EXIT_FAILED)
+
+
+def _log_to_stderr() -> None:
+  """Shows log lines without the clutter of a server's log."""
+  flags.FLAGS.mark_as_parsed()  # absl's own; ours are never global
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.INFO)
+  logging.get_absl_handler().setFormatter(
+    std_logging.Formatter('%(levelname)s %(message)s')
+  )
 
 
 def _module_name() -> str:

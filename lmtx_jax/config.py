@@ -12,7 +12,8 @@ import os
 from lmtx_jax.cli import flag
 
 
-def _default_cache() -> str:
+def default_cache() -> str:
+  """Folder for everything that is kept between runs."""
   home = os.environ.get('XDG_CACHE_HOME') or os.path.join('~', '.cache')
   return os.environ.get('LMTX_CACHE') or os.path.join(home, 'lmtx_jax')
 
@@ -32,7 +33,7 @@ class SourceConfig:
     operational=True,
   )
   data_cache: str = flag(
-    _default_cache(),
+    default_cache(),
     'Folder for converted datasets and token files.',
     operational=True,
   )

@@ -9,6 +9,7 @@ command, and ends with the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 
@@ -37,7 +38,7 @@ def main(values: flags.FlagValues) -> None:
   run.guard(config.parts, dataset.fingerprint, dataset.name)
   writer = MetricWriter(run.path)
   path = config.teacher.verdict_store or run.file('verdicts.sqlite')
-  with VerdictStore(path) as store:
+  with contextlib.closing(VerdictStore(path)) as store:
     stages = open_stages(config, dataset, run, store, writer)
     summary = train(stages)
   writer.close()

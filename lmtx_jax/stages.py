@@ -219,7 +219,9 @@ class Stages:
     truth = self.inputs.train.corpus.targets
     precision = quality = None
     if len(truth.values):
-      precision, quality = pseudo_label_quality(found.accepted, truth)
+      precision, quality = pseudo_label_quality(
+        found.accepted, truth, len(self.inputs.labels)
+      )
     return {
       'pseudo_labels': len(found.accepted.values),
       'documents': int((found.accepted.lengths > 0).sum()),

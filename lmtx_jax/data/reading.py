@@ -62,7 +62,7 @@ class DataFolder:
     for place, line in lines(self.files[split], split):
       item = parse_object(place, line)
       targets = [] if split == LABEL else _targets(place, item)
-      yield _record(place, item), targets
+      yield record(place, item), targets
 
   def filters(self, split: str) -> Iterator[tuple[str, int, int]]:
     """Pairs `document_index label_index`, one a line."""
@@ -167,8 +167,15 @@ def shown(value, width: int = 40) -> str:
   return text if len(text) <= width else text[:width] + '...'
 
 
-def _record(place: str, item: dict) -> Record:
-  uid = item.get('uid')
+def record(place: str, item: dict, uid: str | None = None) -> Record:
+  """A document or label, or a UserError that names the place.
+
+  Args:
+    place: `FILE:LINE`.
+    item: a JSON object.
+    uid: what to call a record that has no uid; None makes that an error.
+  """
+  uid = item.get('uid', uid)
   if uid is None or uid == '':
     raise UserError(f'{place}: lacks uid')
   if isinstance(uid, bool) or not isinstance(uid, str | int):
@@ -178,8 +185,13 @@ def _record(place: str, item: dict) -> Record:
     text = item.get(key)
     if text is not None and not isinstance(text, str):
       raise UserError(f'{place}: {key} is not a string: {shown(text)}')
-    texts.append(text or '')
+    texts.append(_encodable(text or ''))
   return Record(str(uid), *texts)
+
+
+def _encodable(text: str) -> str:
+  """The text without lone surrogates, which JSON can write but UTF-8 cannot."""
+  return text.encode('utf-8', 'replace').decode()
 
 
 def _targets(place: str, item: dict) -> list[int]:

@@ -16,9 +16,9 @@ its name and what stands before it is its family ("numpy.linalg." and "eigh").
 
 None decides alone (a plain threshold on the words covered is right once in
 four on scipy_see_also), together they do: the score is their weighted mean,
-and the verdict is yes where it passes `--lexical_threshold`. Likeness and
-siblings count twice, as a logistic regression on training pairs of
-scipy_see_also has it when its coefficients are rounded.
+and the verdict is yes where it passes `--lexical_threshold`. The weights are
+the coefficients of a logistic regression on training pairs of scipy_see_also,
+rounded and put in scale.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _VERSION = 1  # of the score; verdicts of other versions are not mixed in
 _WEIGHTS = {
   'named': 1.0,
   'covered': 1.0,
-  'alike': 2.0,
-  'spelled': 1.0,
+  'alike': 1.5,
+  'spelled': 1.5,
   'sibling': 2.0,
 }
 _CHUNK = 4096  # pairs answered at a time
@@ -57,9 +57,7 @@ _HASHING = dict(
   dtype=np.float32,
 )
 _WORDS = HashingVectorizer(token_pattern=r'\w+', binary=True, **_HASHING)
-_NGRAMS = HashingVectorizer(
-  analyzer='char_wb', ngram_range=(3, 5), **_HASHING
-)
+_NGRAMS = HashingVectorizer(analyzer='char_wb', ngram_range=(3, 5), **_HASHING)
 _NAME = re.compile(r'\w+(?=\W*$)')
 _SENTENCE_END = re.compile(r'[.!?]\s|\n\s*\n')
 
@@ -151,7 +149,10 @@ class LexicalTeacher:
     named = doc_words[doc].multiply(_WORDS.transform(label_names)[label])
 
     def cosine(doc_parts: list[str], label_parts: list[str]) -> np.ndarray:
-      docs, labels = _tf_idf(doc_parts, ngram_idf), _tf_idf(label_parts, ngram_idf)
+      docs, labels = (
+        _tf_idf(doc_parts, ngram_idf),
+        _tf_idf(label_parts, ngram_idf),
+      )
       return np.asarray(docs[doc].multiply(labels[label]).sum(axis=1)).ravel()
 
     return {

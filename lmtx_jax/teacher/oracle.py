@@ -40,7 +40,7 @@ class OracleTeacher:
 
   @functools.cached_property
   def _truth(self) -> np.ndarray:
-    """`[num_true]` uint64, sorted hashes of the pairs of texts that are true."""
+    """`[num_true]` uint64, sorted hashes of the true pairs of texts."""
     return np.unique(
       np.concatenate(
         [
@@ -88,9 +88,7 @@ class OracleTeacher:
 
   def _answer(self, pairs: Pairs) -> Verdicts:
     hashes = _hash_pairs(pairs)
-    rate = np.where(
-      np.isin(hashes, self._truth), self._recall, self._false_yes
-    )
+    rate = np.where(np.isin(hashes, self._truth), self._recall, self._false_yes)
     # [0, 1): the upper 53 bits of a hash of the hash.
     draw = (_splitmix64(hashes) >> np.uint64(11)) * 2.0**-53
     yes = draw < rate

@@ -173,7 +173,8 @@ class VerdictStore:
     for start in range(0, len(documents), _DOCS_A_QUERY):
       some = documents[start : start + _DOCS_A_QUERY]
       rows = self._db.execute(
-        'SELECT document || label, answer, p_yes, asked_by FROM verdicts '
+        'SELECT CAST(document || label AS BLOB), answer, p_yes, asked_by '
+        'FROM verdicts '
         f'WHERE teacher = ? AND document IN ({",".join("?" * len(some))})',
         (teacher_id, *some),
       ).fetchall()
@@ -218,7 +219,9 @@ class VerdictStore:
           waiting += [(teacher_id, *row, asker_id) for row in rows]
           num_answers += len(positions)
           num_yes += int((verdicts.answer == YES).sum())
-          bar.set_postfix(yes=f'{num_yes / max(num_answers, 1):.1%}', refresh=False)
+          bar.set_postfix(
+            yes=f'{num_yes / max(num_answers, 1):.1%}', refresh=False
+          )
           bar.update(len(positions))
           if (
             len(waiting) >= _COMMIT_ANSWERS

@@ -174,41 +174,44 @@ class SelfSupervisedPairs:
     )
     self._min_words, self._max_words = min_words, max_words
     self._seed, self.batch_size = seed, batch_size
-    # Each epoch draws other windows, so it may have a batch more or less: all
-    # take as many steps as the first.
-    self._steps_per_epoch = len(self._epoch(0)[0]) // batch_size
-    self.num_steps = self._steps_per_epoch * epochs
     self._widths = bucket_widths(
       np.minimum(self._content[1], self._cap) + 2, max_tokens, 4
     )
+    # Each epoch draws other windows, so it may have a batch more or less: all
+    # take as many steps as the first.
+    self._steps_per_epoch = len(self._draw(0)[0]) // batch_size
+    self.num_steps = self._steps_per_epoch * epochs
 
   @functools.lru_cache(maxsize=1)  # noqa: B019 - one epoch at a time
   def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Queries and passages `[num_pairs, 2]` (start, size), in random order."""
-    rng = np.random.default_rng((*self._seed, epoch))
+    """Queries and passages `[steps, batch, 2]` (start, size)."""
+    queries, passages = self._draw(epoch)
+    lengths = np.minimum(queries[:, 1], self._cap)
+    lengths = lengths + np.minimum(passages[:, 1], self._cap)
+    rng = np.random.default_rng((*self._seed, epoch, 1))
+    order = epoch_order(lengths, self.batch_size, rng, _WINDOW)
+    # Drawn windows vary in number: what is missing comes from the front.
+    order = np.resize(order, (self._steps_per_epoch, self.batch_size))
+    return queries[order], passages[order]
+
+  def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of an epoch: queries and passages `[num_pairs, 2]`."""
+    rng = np.random.default_rng((*self._seed, epoch, 0))
     window, owner = self._windows(rng)  # [2, num_windows], [num_windows]
-    key = rng.random(owner.size)
-    mixed = np.lexsort((key, owner))  # a permutation within each document
-    first = np.searchsorted(owner, owner[mixed])
-    place = np.arange(owner.size) - first
-    count = np.bincount(owner, minlength=len(self._num_words))[owner]
-    even = (place % 2 == 0) & (count > 1)
-    odd_one = even & (place == count - 1)
-    partner = np.where(odd_one, first, np.arange(owner.size) + 1)[even]
     titled = self._title[1] > 0
     both = titled & (self._content[1] > 0)
     title_of_window = self._title[:, owner]
+    first, second = _segment_pairs(owner, rng)
     pairs = [
       (self._title[:, titled], self._title[:, titled]),
       (self._label, self._label),
       (self._title[:, both], self._content[:, both]),
-      (title_of_window[:, title_of_window[1] > 0], window[:, titled[owner]]),
-      (window[:, mixed[even]], window[:, mixed[partner]]),
+      (title_of_window[:, titled[owner]], window[:, titled[owner]]),
+      (window[:, first], window[:, second]),
     ]
-    queries = np.concatenate([query for query, _ in pairs], axis=1).T
-    passages = np.concatenate([passage for _, passage in pairs], axis=1).T
-    order = rng.permutation(len(queries))
-    return queries[order], passages[order]
+    queries = np.concatenate([query for query, _ in pairs], axis=1)
+    passages = np.concatenate([passage for _, passage in pairs], axis=1)
+    return queries.T, passages.T
 
   def _windows(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Windows of all contents: `[2, n]` (start, size), and `[n]` documents."""
@@ -234,13 +237,10 @@ class SelfSupervisedPairs:
     """See PairSource."""
     epoch, index = divmod(step, self._steps_per_epoch)
     queries, passages = self._epoch(epoch)
-    # Drawn windows vary in number: what is missing is taken from the front.
-    rows = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
-    rows %= len(queries)
     key = np.arange(self.batch_size, dtype=np.int32)
     return {
-      **self._side('query', queries[rows]),
-      **self._side('passage', passages[rows]),
+      **self._side('query', queries[index]),
+      **self._side('passage', passages[index]),
       'passage_key': key,
       'accepted': key[:, None],
     }
@@ -251,6 +251,32 @@ class SelfSupervisedPairs:
     width = width_of(int(view.lengths.max()), self._widths)
     ids, lengths = view.batch(np.arange(len(spans)), width)
     return {f'{name}_ids': ids, f'{name}_lengths': lengths}
+
+
+def _segment_pairs(
+  owner: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+  """Pairs of segments of one document, from a random permutation of them.
+
+  A segment that is left over is paired with the document's first.
+
+  Args:
+    owner: `[num_segments]` document of each segment, ascending.
+    rng: source of randomness.
+
+  Returns:
+    two `[num_pairs]` arrays of segments.
+  """
+  order = np.lexsort((rng.random(owner.size), owner))
+  first = np.searchsorted(owner, owner)  # the first segment of the document
+  place = np.arange(owner.size) - first
+  count = np.searchsorted(owner, owner, side='right') - first
+  left = np.flatnonzero((place % 2 == 0) & (count > 1))
+  alone = place[left] == count[left] - 1
+  right = np.where(
+    alone, first[left], order[np.minimum(left + 1, owner.size - 1)]
+  )
+  return order[left], right
 
 
 def word_starts(tokenizer) -> np.ndarray:

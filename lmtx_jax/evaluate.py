@@ -1,0 +1,114 @@
+"""Scores a trained bundle on documents whose labels are known.
+
+python -m lmtx_jax.evaluate --bundle=DIR (--data_dir=DIR | --dataset=NAME)
+    [--split=test] [--output=FILE.json]
+
+The dataset must have the label set that the bundle was trained with. Scores
+are percent: P@k, R@k, nDCG@k and PSP@k, filtered pairs never counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+
+from absl import flags
+import numpy as np
+
+from lmtx_jax import cli, devices
+from lmtx_jax.bundle import Bundle
+from lmtx_jax.cli import flag
+from lmtx_jax.config import SourceConfig
+from lmtx_jax.data.batches import bucket_widths
+from lmtx_jax.data.builders import load_dataset
+from lmtx_jax.data.corpus import Corpus, Dataset
+from lmtx_jax.data.tokens import tokenize
+from lmtx_jax.evaluation.metrics import metrics
+from lmtx_jax.run_dir import staged, write_json
+from lmtx_jax.shortlist import tag_documents
+from lmtx_jax.types import UserError
+
+_DEPTH = 100  # of R@100
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+  """Evaluation."""
+
+  bundle: str = flag('', 'Folder of a trained bundle (RUN/export).')
+  split: str = flag(
+    'test', 'Which documents are scored.', choices=('test', 'train')
+  )
+  output: str = flag('', 'JSON file for the scores; empty: only printed.')
+
+
+def main(values: flags.FlagValues) -> None:
+  """Tags the split, scores it, prints and writes the scores."""
+  config = cli.build(EvaluateConfig, values)
+  source = cli.build(SourceConfig, values)
+  if not config.bundle:
+    raise UserError('--bundle is not set')
+  devices.setup(source.data_cache)
+  dataset = load_dataset(source)
+  bundle = Bundle(config.bundle)
+  _check_labels(bundle, dataset.labels, config.bundle)
+  corpus = getattr(dataset, config.split)
+  scores = score(bundle, dataset, corpus, source.data_cache)
+  result = {
+    'bundle': os.path.abspath(config.bundle),
+    'dataset': dataset.name,
+    'split': config.split,
+    'documents': len(corpus),
+    'scores': scores,
+  }
+  if config.output:
+    with staged(os.path.abspath(config.output)) as temporary:
+      write_json(temporary, result)
+  print(json.dumps(result, indent=2))
+
+
+def score(
+  bundle: Bundle, dataset: Dataset, corpus: Corpus, cache_dir: str
+) -> dict[str, float | None]:
+  """P@k and its like of a bundle on a corpus of its dataset, in percent."""
+  tokens = tokenize(corpus, bundle.tokenizer, bundle.max_doc_tokens, cache_dir)
+  inputs = tokens.view(bundle.max_doc_tokens, title=bundle.text.encode_title)
+  labels = tag_documents(
+    bundle.encoder,
+    bundle.index,
+    inputs,
+    bucket_widths(inputs.lengths, bundle.max_doc_tokens),
+    corpus.filters,
+    _DEPTH,
+    'tag',
+  ).labels
+  return metrics(
+    labels,
+    corpus.targets,
+    num_labels=len(dataset.labels),
+    train_targets=dataset.train.targets,
+    propensity=dataset.propensity,
+  )
+
+
+def _check_labels(bundle: Bundle, labels: Corpus, folder: str) -> None:
+  """Raises where the bundle has another label set than the dataset."""
+  if len(bundle.label_uids) != len(labels):
+    raise UserError(
+      f'--bundle={folder} has {len(bundle.label_uids)} labels, the dataset'
+      f' {len(labels)}'
+    )
+  block = 4096
+  for start in range(0, len(labels), block):
+    rows = np.arange(start, min(start + block, len(labels)))
+    for row, label in zip(rows, labels.records(rows), strict=True):
+      if bundle.label_uids[row] != label.uid:
+        raise UserError(
+          f'--bundle={folder}: label {row} is {bundle.label_uids[row]!r}, in'
+          f' the dataset it is {label.uid!r}'
+        )
+
+
+if __name__ == '__main__':
+  cli.run(main, (EvaluateConfig, SourceConfig), __doc__)
