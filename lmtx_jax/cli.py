@@ -171,8 +171,14 @@ def _log_to_stderr() -> None:
   flags.FLAGS.mark_as_parsed()  # absl's own; ours are never global
   logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
-  logging.get_absl_handler().setFormatter(
-    std_logging.Formatter('%(levelname)s %(message)s')
+  handler = logging.get_absl_handler()
+  handler.setFormatter(std_logging.Formatter('%(levelname)s %(message)s'))
+  package = os.path.dirname(__file__)
+  handler.addFilter(  # libraries are heard when something is wrong
+    lambda record: (
+      record.levelno >= std_logging.WARNING
+      or record.pathname.startswith(package)
+    )
   )
 
 

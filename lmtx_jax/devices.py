@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import ctypes
 import os
+import sys
 from typing import Any
 
 import jax
@@ -19,9 +21,26 @@ def setup(cache_dir: str) -> None:
     cache_dir: folder where compiled programs are kept between runs.
   """
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  _keep_freed_memory()
   path = os.path.join(os.path.expanduser(cache_dir), 'xla')
   jax.config.update('jax_compilation_cache_dir', path)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+
+
+def _keep_freed_memory() -> None:
+  """Lets glibc keep the big buffers that XLA frees and asks for again.
+
+  Given back to the kernel, they cost a page fault for every 4 KiB of every
+  call: about half of the time of a step on a CPU.
+  """
+  if not sys.platform.startswith('linux'):
+    return
+  libc = ctypes.CDLL(None)
+  if hasattr(libc, 'mallopt'):  # glibc
+    trim_threshold, mmap_max, arena_max = -1, -4, -8
+    libc.mallopt(mmap_max, 0)
+    libc.mallopt(trim_threshold, -1)
+    libc.mallopt(arena_max, 1)
 
 
 def count() -> int:

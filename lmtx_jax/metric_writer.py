@@ -38,7 +38,8 @@ class MetricWriter:
     with open(self._path, 'a', encoding='utf-8') as f:
       f.write(json.dumps(row) + '\n')
     for name, value in scalars.items():
-      self._board.add_scalar(f'{name}/cycle_{cycle:02d}', value, step)
+      tag = f'{name.replace("@", "_at_")}/cycle_{cycle:02d}'
+      self._board.add_scalar(tag, value, step)
 
   def rewind(self, cycle: int, step: int) -> None:
     """Forgets training rows of this cycle from this step on.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 import dataclasses
-import json
 import os
 from typing import Any
 
@@ -14,26 +13,24 @@ import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
-import tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from lmtx_jax.model import hugging_face
 from lmtx_jax.model.bi_encoder import BiEncoder, Params
+from lmtx_jax.model.json_files import read_json, write_json
+from lmtx_jax.model.tokenizer import (
+  load_tokenizer,
+  save_tokenizer,
+  train_word_piece,
+)
 from lmtx_jax.types import UserError
 
 _WEIGHTS = 'model.safetensors'
 _MODULES = ('Transformer', 'Pooling', 'Normalize')
-_POOLING_KEYS = {'mean': 'pooling_mode_mean_tokens', 'cls': 'pooling_mode_cls_token'}
-# What a tokenizer notes about the machine or the last call, not about itself.
-_TRANSIENT = (
-  'name_or_path',
-  'is_local',
-  'local_files_only',
-  'max_length',
-  'pad_to_multiple_of',
-  'stride',
-  'truncation_strategy',
-)
+_POOLING_KEYS = {
+  'mean': 'pooling_mode_mean_tokens',
+  'cls': 'pooling_mode_cls_token',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +65,7 @@ def load(name: str, compute_dtype: str = 'float32') -> Pretrained:
   folder = _fetch(name)
   pooling, normalize, part = _read_modules(folder)
   folder = os.path.join(folder, part)
-  hf_config = _read_json(os.path.join(folder, 'config.json'))
+  hf_config = read_json(os.path.join(folder, 'config.json'))
   source = os.path.join(folder, _WEIGHTS)
   config = hugging_face.transformer_config(
     hf_config, os.path.join(folder, 'config.json')
@@ -80,7 +77,7 @@ def load(name: str, compute_dtype: str = 'float32') -> Pretrained:
     jax.eval_shape(encoder.init, jax.random.key(0)),
     source,
   )
-  tokenizer = _load_tokenizer(folder)
+  tokenizer = load_tokenizer(folder)
   if len(tokenizer) > config.vocab_size:
     raise UserError(
       f'{folder}: the tokenizer has {len(tokenizer)} words, the model'
@@ -114,8 +111,8 @@ def save(
   local = ('_name_or_path', 'torch_dtype', 'transformers_version')
   config = {k: v for k, v in like.hf_config.items() if k not in local}
   config |= {'architectures': [arch.model], 'dtype': 'float32'}
-  _write_json(config, folder, 'config.json')
-  _save_tokenizer(like.tokenizer, folder, max_seq_length)
+  write_json(config, folder, 'config.json')
+  save_tokenizer(like.tokenizer, folder, max_seq_length)
   _write_modules(like.encoder, folder, max_seq_length)
 
 
@@ -149,7 +146,7 @@ def scratch(
     raise UserError(
       f'--scratch_heads={num_heads} does not divide --scratch_dim={dim}'
     )
-  tokenizer = _train_word_piece(texts, vocab_size)
+  tokenizer = train_word_piece(texts, vocab_size)
   config = hugging_face.TransformerConfig(
     num_layers=num_layers,
     dim=dim,
@@ -208,7 +205,7 @@ def _read_modules(folder: str) -> tuple[str, bool, str]:
   file = os.path.join(folder, 'modules.json')
   if not os.path.exists(file):
     return 'mean', True, ''
-  modules = {m['type'].rpartition('.')[2]: m for m in _read_json(file)}
+  modules = {m['type'].rpartition('.')[2]: m for m in read_json(file)}
   if odd := [kind for kind in modules if kind not in _MODULES]:
     raise UserError(
       f'{file}: module {odd[0]} is not supported, only ' + ', '.join(_MODULES)
@@ -224,7 +221,7 @@ def _read_modules(folder: str) -> tuple[str, bool, str]:
 
 def _read_pooling(file: str) -> str:
   """Reads 'mean' or 'cls', in the words of old and of new versions."""
-  config = _read_json(file)
+  config = read_json(file)
   modes = config.get('pooling_mode') or [
     key.removeprefix('pooling_mode_').removesuffix('s').removesuffix('_token')
     for key, value in config.items()
@@ -252,80 +249,23 @@ def _write_modules(
     )
     for i, (kind, path) in enumerate(names.items())
   ]
-  _write_json(modules, folder, 'modules.json')
-  pooling = {key: mode == encoder.pooling for mode, key in _POOLING_KEYS.items()}
+  write_json(modules, folder, 'modules.json')
+  pooling = {
+    key: mode == encoder.pooling for mode, key in _POOLING_KEYS.items()
+  }
   pooling |= {'word_embedding_dimension': encoder.dim}
-  _write_json(pooling, folder, '1_Pooling', 'config.json')
+  write_json(pooling, folder, '1_Pooling', 'config.json')
   if encoder.normalize:
-    _write_json({}, folder, '2_Normalize', 'config.json')
-  _write_json(
+    write_json({}, folder, '2_Normalize', 'config.json')
+  write_json(
     {'max_seq_length': max_seq_length, 'do_lower_case': False},
     folder,
     'sentence_bert_config.json',
   )
-  _write_json(
+  write_json(
     {'similarity_fn_name': 'cosine' if encoder.normalize else 'dot'},
     folder,
     'config_sentence_transformers.json',
-  )
-
-
-def _load_tokenizer(folder: str) -> PreTrainedTokenizerFast:
-  try:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-  except (OSError, ValueError) as e:
-    reason = str(e).strip().splitlines()[0]
-    raise UserError(f'{folder}: the tokenizer does not load: {reason}') from e
-  if not tokenizer.is_fast:
-    raise UserError(f'{folder}: there is no fast tokenizer (tokenizer.json)')
-  # Some files carry the length of their last use.
-  tokenizer.backend_tokenizer.no_truncation()
-  tokenizer.backend_tokenizer.no_padding()
-  return tokenizer
-
-
-def _save_tokenizer(
-  tokenizer: PreTrainedTokenizerFast, folder: str, max_seq_length: int
-) -> None:
-  tokenizer.save_pretrained(folder)
-  config = _read_json(os.path.join(folder, 'tokenizer_config.json'))
-  config = {k: v for k, v in config.items() if k not in _TRANSIENT}
-  config['model_max_length'] = max_seq_length
-  _write_json(config, folder, 'tokenizer_config.json')
-  _write_json(
-    dict(tokenizer.special_tokens_map), folder, 'special_tokens_map.json'
-  )
-  backend = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-  backend.no_truncation()
-  backend.no_padding()
-  backend.save(os.path.join(folder, 'tokenizer.json'))
-
-
-def _train_word_piece(
-  texts: Iterable[str], vocab_size: int
-) -> PreTrainedTokenizerFast:
-  """BERT's lower-casing tokenizer with a vocabulary of these texts."""
-  special = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
-  backend = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token='[UNK]'))
-  backend.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
-  backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-  backend.decoder = tokenizers.decoders.WordPiece()
-  trainer = tokenizers.trainers.WordPieceTrainer(
-    vocab_size=vocab_size, special_tokens=special, show_progress=False
-  )
-  backend.train_from_iterator(texts, trainer)
-  backend.post_processor = tokenizers.processors.TemplateProcessing(
-    single='[CLS] $A [SEP]',
-    pair='[CLS] $A [SEP] $B:1 [SEP]:1',
-    special_tokens=[(word, special.index(word)) for word in ('[CLS]', '[SEP]')],
-  )
-  return PreTrainedTokenizerFast(
-    tokenizer_object=backend,
-    pad_token='[PAD]',
-    unk_token='[UNK]',
-    cls_token='[CLS]',
-    sep_token='[SEP]',
-    mask_token='[MASK]',
   )
 
 
@@ -340,21 +280,3 @@ def _read_tensors(file: str) -> dict[str, np.ndarray]:
     return safetensors.numpy.load_file(file)
   except safetensors.SafetensorError as e:
     raise UserError(f'{file}: not a safetensors file: {e}') from e
-
-
-def _read_json(file: str) -> Any:
-  try:
-    with open(file, encoding='utf-8') as f:
-      return json.load(f)
-  except FileNotFoundError as e:
-    raise UserError(f'{file}: there is no such file') from e
-  except ValueError as e:
-    raise UserError(f'{file}: not JSON: {e}') from e
-
-
-def _write_json(value: Mapping | list, *path: str) -> None:
-  file = os.path.join(*path)
-  os.makedirs(os.path.dirname(file), exist_ok=True)
-  with open(file, 'w', encoding='utf-8') as f:
-    json.dump(value, f, indent=2, sort_keys=True)
-    f.write('\n')

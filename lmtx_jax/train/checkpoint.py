@@ -6,7 +6,6 @@ import os
 import shutil
 from typing import Any
 
-from absl import logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -23,7 +22,6 @@ class Checkpoints:
       save_every: steps between two of them.
     """
     self._folder = os.path.abspath(folder)
-    logging.get_absl_logger().setLevel('WARNING')  # Orbax tells every file
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
@@ -31,7 +29,6 @@ class Checkpoints:
       ),
       item_names=('state',),
     )
-    logging.get_absl_logger().setLevel('INFO')
 
   def restore(self, state: Any) -> tuple[Any, int]:
     """The newest checkpoint, or what was given.

@@ -18,7 +18,7 @@ from lmtx_jax.types import Ragged
 Batch = dict[str, np.ndarray]
 
 _WINDOW = 8  # batches whose documents are sorted by length together
-_MAX_QUERY_WIDTHS = 4  # each costs one compilation of the train step
+_MAX_WIDTHS = 2  # each pair of widths costs one compilation of the train step
 _ACCEPTED_MULTIPLE = 16  # accepted labels a document are padded to
 
 
@@ -77,7 +77,7 @@ class PseudoLabelPairs:
     self._widths = bucket_widths(
       documents.lengths,
       int(documents.lengths.max(initial=3)),
-      _MAX_QUERY_WIDTHS,
+      _MAX_WIDTHS,
     )
     self._label_width = int(labels.lengths.max(initial=3))
     most = int(self._accepted.lengths.max(initial=1))
@@ -174,13 +174,14 @@ class SelfSupervisedPairs:
     )
     self._min_words, self._max_words = min_words, max_words
     self._seed, self.batch_size = seed, batch_size
-    self._widths = bucket_widths(
-      np.minimum(self._content[1], self._cap) + 2, max_tokens, 4
-    )
     # Each epoch draws other windows, so it may have a batch more or less: all
     # take as many steps as the first.
-    self._steps_per_epoch = len(self._draw(0)[0]) // batch_size
+    first = np.stack(self._draw(0))  # [2, num_pairs, 2]
+    self._steps_per_epoch = first.shape[1] // batch_size
     self.num_steps = self._steps_per_epoch * epochs
+    self._widths = bucket_widths(
+      np.minimum(first[..., 1].ravel(), self._cap) + 2, max_tokens, _MAX_WIDTHS
+    )
 
   @functools.lru_cache(maxsize=1)  # noqa: B019 - one epoch at a time
   def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -41,6 +41,14 @@ def rows(path, columns='num_asked'):
     return db.execute(f'SELECT {columns} FROM verdicts').fetchall()
 
 
+def num_rows(path):
+  """Rows committed so far, also before another process has made the table."""
+  try:
+    return len(rows(path))
+  except sqlite3.OperationalError:
+    return 0
+
+
 @pytest.fixture
 def path(tmp_path):
   return str(tmp_path / 'verdicts.sqlite')
@@ -56,7 +64,7 @@ def test_answers_in_order_and_asks_each_pair_of_texts_once(path):
   )
   np.testing.assert_array_equal(verdicts.p_yes > 0.5, verdicts.answer == YES)
   assert len(teacher.asked) == len(set(teacher.asked)) == 9
-  assert tally == Tally(pairs=16, asked=9, reused=7, invalid=4, yes=8)
+  assert tally == Tally(pairs=16, asked=9, reused=7, invalid=4, yes=7)
 
 
 def test_second_judging_asks_nothing(path):
@@ -111,7 +119,7 @@ def test_pair_without_any_answer_is_asked_again(path):
     FakeTeacher(silent_on='b'), all_pairs(), 'run/0'
   )
   assert (verdicts.answer[1::4] == INVALID).all()
-  assert tally == Tally(pairs=16, asked=6, reused=6, invalid=8, yes=3)
+  assert tally == Tally(pairs=16, asked=6, reused=6, invalid=8, yes=4)
   teacher = FakeTeacher()
   _, tally = store.judge(teacher, all_pairs(), 'run/0')
   assert {label for _, label in teacher.asked} == {'b'}
@@ -241,9 +249,7 @@ def test_killed_while_asking_then_goes_on(path):
   child = start_child(path, 'run/0', chunk=200, delay=0.1)
   child.stdout.readline()
   deadline = time.monotonic() + 20
-  while time.monotonic() < deadline:
-    if os.path.exists(path) and os.path.getsize(path + '-wal') > 50_000:
-      break
+  while num_rows(path) < 1000 and time.monotonic() < deadline:
     time.sleep(0.01)
   child.send_signal(signal.SIGKILL)
   child.wait()
