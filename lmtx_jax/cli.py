@@ -95,8 +95,9 @@ def parse(
   flags.DEFINE_boolean('help', False, 'Shows this help.', flag_values=values)
   try:
     words = values(list(argv))
-  except flags.Error as e:
-    raise UserError(str(e).replace('\n', ' ')) from e
+  except (flags.Error, UnicodeDecodeError) as e:  # the second: of a flagfile
+    reason = str(e).replace('\n', ' ').removeprefix('ERROR:: ')
+    raise UserError(reason) from e
   if len(words) > 1:
     raise UserError(
       f'{words[1]!r} is not a flag; all settings are --name=value'

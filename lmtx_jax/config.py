@@ -10,6 +10,7 @@ import dataclasses
 import os
 
 from lmtx_jax.cli import flag
+from lmtx_jax.types import UserError
 
 
 def default_cache() -> str:
@@ -214,6 +215,14 @@ class WarmupConfig:
     160, 'Longest window of words that a document is cut into.', low=2
   )
 
+  def __post_init__(self):
+    """Checks what no flag can check alone."""
+    if self.warmup_min_words > self.warmup_max_words:
+      raise UserError(
+        f'--warmup_min_words={self.warmup_min_words} is more than'
+        f' --warmup_max_words={self.warmup_max_words}'
+      )
+
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
@@ -226,7 +235,7 @@ class RunConfig:
   num_cycles: int = flag(
     3, 'Cycles at most; 0 evaluates and exports the start.', low=0
   )
-  seed: int = flag(0, 'Seed of every draw.', low=0)
+  seed: int = flag(0, 'Seed of every draw.', low=0, high=2**32 - 1)
 
 
 @dataclasses.dataclass(frozen=True)

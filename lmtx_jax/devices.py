@@ -48,12 +48,15 @@ def count() -> int:
   return jax.local_device_count()
 
 
+_p_identity = jax.pmap(lambda x: x)  # one object, so that it compiles once
+
+
 def replicate(tree: Any) -> Any:
   """`[...]` arrays on the host to `[devices, ...]`, one copy a device."""
   copies = jax.tree.map(
     lambda x: np.broadcast_to(x, (count(), *np.shape(x))), tree
   )
-  return jax.pmap(lambda x: x)(copies)
+  return _p_identity(copies)
 
 
 def unreplicate(tree: Any) -> Any:

@@ -85,11 +85,16 @@ class RunDir:
     """Opens or makes the folder.
 
     Raises:
-      UserError: another process is using it.
+      UserError: it cannot be written to, or another process is using it.
     """
     self.path = os.path.abspath(os.path.expanduser(path))
-    os.makedirs(self.path, exist_ok=True)
-    self._lock = open(os.path.join(self.path, '.lock'), 'w')  # noqa: SIM115
+    try:
+      os.makedirs(self.path, exist_ok=True)
+      self._lock = open(os.path.join(self.path, '.lock'), 'w')  # noqa: SIM115
+    except OSError as e:
+      raise UserError(
+        f'--run_dir={path} cannot be written to: {e.strerror}'
+      ) from e
     try:
       fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -189,10 +189,12 @@ class SelfSupervisedPairs:
     queries, passages = self._draw(epoch)
     lengths = np.minimum(queries[:, 1], self._cap)
     lengths = lengths + np.minimum(passages[:, 1], self._cap)
+    # Drawn windows vary in number: pairs that are missing come twice.
+    needed = self._steps_per_epoch * self.batch_size
+    rows = np.resize(np.arange(len(lengths)), max(len(lengths), needed))
     rng = np.random.default_rng((*self._seed, epoch, 1))
-    order = epoch_order(lengths, self.batch_size, rng, _WINDOW)
-    # Drawn windows vary in number: what is missing comes from the front.
-    order = np.resize(order, (self._steps_per_epoch, self.batch_size))
+    order = epoch_order(lengths[rows], self.batch_size, rng, _WINDOW)
+    order = rows[order[: self._steps_per_epoch]]
     return queries[order], passages[order]
 
   def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,7 @@ TINY = TransformerConfig(
   init_std=0.3,
 )
 
-WORDS = 'the integral of a function over an interval by quadrature'.split()
+WORDS = ['the', 'integral', 'of', 'a', 'function', 'over', 'an', 'interval']
 
 
 def tiny_texts(count: int = 40) -> list[str]:

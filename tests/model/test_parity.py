@@ -143,7 +143,7 @@ def test_gradient_of_random_weights(tmp_path):
   tensors = dict(model.named_parameters())
   layer = 'encoder.layer.1.'
   pairs = {
-    'embeddings.word_embeddings.weight': got['embeddings']['word'],
+    'embeddings.position_embeddings.weight': got['embeddings']['position'],
     layer + 'attention.self.query.weight': (
       got['layer_1']['attention']['qkv']['kernel'][:, :48].T
     ),

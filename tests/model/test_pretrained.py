@@ -155,7 +155,7 @@ def test_scratch_learns_the_words_of_its_texts(made):
 
 
 def test_scratch_refuses_heads_that_do_not_divide(made):
-  with pytest.raises(UserError, match='--scratch_heads=3'):
+  with pytest.raises(UserError, match=r'--scratch_heads=3'):
     pretrained.scratch(tiny_texts(), **(SCRATCH | dict(num_heads=3)))
 
 
@@ -206,30 +206,28 @@ def test_a_tensor_that_is_missing_is_named(folder):
 
 def test_a_tensor_of_another_shape_is_named_with_both(folder):
   edit(folder / 'config.json', hidden_dim=48)
-  with pytest.raises(
-    UserError, match=r'lin1\.weight has shape \(64, 16\).*\(48, 16\)'
-  ):
+  with pytest.raises(UserError, match=r'lin1\.bias has shape \(64,\).*\(48,\)'):
     pretrained.load(str(folder))
 
 
 def test_unsupported_models_are_refused_by_name(folder):
   edit(folder / 'config.json', model_type='t5')
   with pytest.raises(
-    UserError, match="'t5' is not supported.*distilbert, bert"
+    UserError, match=r"'t5' is not supported.*distilbert, bert"
   ):
     pretrained.load(str(folder))
 
 
 def test_unsupported_activation_is_refused_by_name(folder):
   edit(folder / 'config.json', activation='mish')
-  with pytest.raises(UserError, match="'mish' is not supported"):
+  with pytest.raises(UserError, match=r"'mish' is not supported"):
     pretrained.load(str(folder))
 
 
 def test_unsupported_pooling_is_refused_by_name(folder):
   file = folder / '1_Pooling' / 'config.json'
   edit(file, pooling_mode_max_tokens=True)
-  with pytest.raises(UserError, match='max.*not supported, only mean, cls'):
+  with pytest.raises(UserError, match=r'max.*not supported, only mean, cls'):
     pretrained.load(str(folder))
 
 
@@ -238,14 +236,14 @@ def test_unsupported_module_is_refused_by_name(folder):
   modules = json.loads(file.read_text())
   modules.append({'path': '3', 'type': 'sentence_transformers.models.Dense'})
   file.write_text(json.dumps(modules))
-  with pytest.raises(UserError, match='module Dense is not supported'):
+  with pytest.raises(UserError, match=r'module Dense is not supported'):
     pretrained.load(str(folder))
 
 
 def test_a_pickle_is_never_read(folder):
   (folder / 'model.safetensors').unlink()
   (folder / 'pytorch_model.bin').write_bytes(b'')
-  with pytest.raises(UserError, match='pytorch_model.bin is a pickle'):
+  with pytest.raises(UserError, match=r'pytorch_model.bin is a pickle'):
     pretrained.load(str(folder))
 
 

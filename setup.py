@@ -1,0 +1,44 @@
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+
+
+def requirements():
+  lines = (ROOT / 'requirements.txt').read_text().splitlines()
+  return [line for line in lines if line and not line.startswith('#')]
+
+
+def version():
+  text = (ROOT / 'lmtx_jax' / '__init__.py').read_text()
+  return re.search(r"__version__ = '([^']+)'", text).group(1)
+
+
+setup(
+  name='lmtx_jax',
+  version=version(),
+  description='Zero-shot extreme tagging with an LLM teacher, in JAX and Flax',
+  long_description=(ROOT / 'README.md').read_text(),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  packages=find_packages(include=['lmtx_jax', 'lmtx_jax.*']),
+  python_requires='>=3.11',
+  install_requires=requirements(),
+  extras_require={
+    'test': [
+      'hypothesis>=6.100,<7',
+      'pytest>=8,<10',
+      'ruff>=0.17,<0.18',
+    ],
+    # Parity with PyTorch, and peers of the benchmarks. torch can bring
+    # gigabytes of CUDA packages: ask for a CPU build first if you want none.
+    'parity': [
+      'sentence-transformers>=5,<7',
+      'torch>=2.6,<3',
+    ],
+    # The server of the LLM teacher; best in an environment of its own.
+    'teacher': ['sglang>=0.5,<0.6'],
+  },
+)

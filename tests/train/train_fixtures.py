@@ -1,0 +1,70 @@
+"""A made task that a tiny encoder learns in seconds."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from lmtx_jax.data.tokens import Special, TokenView
+from lmtx_jax.model.bi_encoder import BiEncoder
+from lmtx_jax.model.transformer import TransformerConfig
+from lmtx_jax.types import Ragged
+
+SPECIAL = Special(first=1, last=2, pad=0)
+_NUM_LABELS, _NOISE = 24, 20
+
+
+class Task(NamedTuple):
+  """Documents that name their labels among noise, in words of their own."""
+
+  documents: TokenView
+  labels: TokenView
+  accepted: Ragged
+  label_key: np.ndarray
+
+
+def view(rows, special=SPECIAL) -> TokenView:
+  ragged = Ragged.from_rows(rows)
+  return TokenView(ragged.values, ragged.offsets[:-1], ragged.lengths, special)
+
+
+def make_task(num_docs: int, seed: int = 0) -> Task:
+  """Labels 0 and 1 have the same text; documents have 1 or 2 labels."""
+  draw = np.random.RandomState(seed)
+  labels = [[10 + 2 * i, 11 + 2 * i] for i in range(_NUM_LABELS)]
+  labels[1] = labels[0]
+  key = np.arange(_NUM_LABELS, dtype=np.int32)
+  key[1] = 0
+  first_word = 10 + 2 * _NUM_LABELS
+  documents, accepted = [], []
+  for _ in range(num_docs):
+    own = draw.choice(_NUM_LABELS, draw.randint(1, 3), replace=False)
+    noise = draw.randint(first_word + _NUM_LABELS, vocab_size(), 3)
+    words = [*noise, *(first_word + key[own]), *(first_word + key[own])]
+    documents.append(draw.permutation(words))
+    accepted.append(own)
+  return Task(view(documents), view(labels), Ragged.from_rows(accepted), key)
+
+
+def vocab_size() -> int:
+  return 10 + 3 * _NUM_LABELS + _NOISE
+
+
+def tiny_encoder(dropout: float = 0.0, init_std: float = 0.1) -> BiEncoder:
+  return BiEncoder(
+    TransformerConfig(
+      num_layers=1,
+      dim=32,
+      num_heads=2,
+      ffn_dim=64,
+      vocab_size=vocab_size(),
+      max_positions=32,
+      dropout=dropout,
+      attention_dropout=dropout,
+      init_std=init_std,
+    )
+  )
+
+
+def start_params(encoder: BiEncoder):
+  return jax.tree.map(np.asarray, encoder.init(jax.random.key(0)))
