@@ -27,6 +27,7 @@ from lmtx_jax.shortlist import tag_documents
 from lmtx_jax.types import Ragged, Record, Shortlist, UserError
 
 FORMAT = 1  # raised when a bundle changes so that old programs misread it
+_NEEDED = ('num_labels', 'dim', 'encode_title', 'label_text', 'max_doc_tokens')
 _BLOCK = 4096  # labels written at a time
 
 
@@ -119,12 +120,7 @@ class Bundle:
     self.label_uids, self.label_titles = _read_labels(
       os.path.join(folder, 'labels.jsonl'), self.about['num_labels']
     )
-    scann = os.path.join(folder, 'scann')
-    self.index: MipsIndex = (
-      ScannIndex.load(scann, self.about['num_labels'])
-      if os.path.isdir(scann)
-      else ExactIndex(self.label_embeddings)
-    )
+    self.index = self._open_index(os.path.join(folder, 'scann'))
     self.encoder = Encoder(
       self._pretrained.encoder, self._pretrained.params, batch_tokens
     )
@@ -133,7 +129,7 @@ class Bundle:
     path = os.path.join(folder, 'label_embeddings.npy')
     try:
       array = np.load(path, mmap_mode='r', allow_pickle=False)
-    except ValueError as e:
+    except (ValueError, EOFError) as e:
       raise UserError(f'{path} is not a whole array: {e}') from e
     expected = (self.about['num_labels'], self.about['dim'])
     if array.shape != expected:
@@ -144,6 +140,17 @@ class Bundle:
         f' the label embeddings {self.about["dim"]}'
       )
     return array
+
+  def _open_index(self, folder: str) -> MipsIndex:
+    if not os.path.isdir(folder):
+      return ExactIndex(self.label_embeddings)
+    ids = os.path.join(folder, 'scann_docids.pkl')
+    if os.path.exists(ids):  # ScaNN would load it, and it could do anything
+      raise UserError(f'{ids} is a pickle, which no bundle has; delete it')
+    try:
+      return ScannIndex.load(folder, self.about['num_labels'])
+    except (RuntimeError, ValueError) as e:
+      raise UserError(f'{folder} is not a whole ScaNN index: {e}') from e
 
   @property
   def tokenizer(self) -> Any:
@@ -202,27 +209,28 @@ def _read_about(folder: str) -> dict[str, Any]:
     raise UserError(f'--bundle={folder} is not a bundle: no lmtx.json in it')
   try:
     about = read_json(path)
-    known = about['format']
+    if about['format'] > FORMAT:
+      raise UserError(
+        f'{folder} was made by lmtx_jax {about["version"]}, newer than this'
+        f' {__version__}; update lmtx_jax'
+      )
   except (ValueError, KeyError, TypeError) as e:
     raise UserError(f'{path} is not what a bundle has there: {e}') from e
-  if known > FORMAT:
-    raise UserError(
-      f'{folder} was made by lmtx_jax {about["version"]}, newer than this'
-      f' {__version__}; update lmtx_jax'
-    )
+  if missing := [key for key in _NEEDED if key not in about]:
+    raise UserError(f'{path} lacks {missing[0]!r}')
   return about
 
 
 def _read_labels(path: str, num_labels: int) -> tuple[list[str], list[str]]:
   uids, titles = [], []
-  try:
-    with open(path, encoding='utf-8') as f:
-      for line in f:
+  with open(path, encoding='utf-8') as f:
+    for number, line in enumerate(f, 1):
+      try:
         row = json.loads(line)
         uids.append(row['uid'])
         titles.append(row['title'])
-  except (ValueError, KeyError) as e:
-    raise UserError(f'{path}:{len(uids) + 1}: not a label: {e}') from e
+      except (ValueError, KeyError, TypeError) as e:
+        raise UserError(f'{path}:{number}: not a label: {e}') from e
   if len(uids) != num_labels:
     raise UserError(f'{path} has {len(uids)} labels, not {num_labels}')
   return uids, titles

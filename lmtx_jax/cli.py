@@ -95,9 +95,11 @@ def parse(
   flags.DEFINE_boolean('help', False, 'Shows this help.', flag_values=values)
   try:
     words = values(list(argv))
-  except (flags.Error, UnicodeDecodeError) as e:  # the second: of a flagfile
+  except flags.Error as e:
     reason = str(e).replace('\n', ' ').removeprefix('ERROR:: ')
     raise UserError(reason) from e
+  except UnicodeDecodeError as e:
+    raise UserError(f'the --flagfile is not UTF-8 text: {e}') from e
   if len(words) > 1:
     raise UserError(
       f'{words[1]!r} is not a flag; all settings are --name=value'
@@ -175,12 +177,16 @@ def _log_to_stderr() -> None:
   handler = logging.get_absl_handler()
   handler.setFormatter(std_logging.Formatter('%(levelname)s %(message)s'))
   package = os.path.dirname(__file__)
-  handler.addFilter(  # libraries are heard when something is wrong
-    lambda record: (
-      record.levelno >= std_logging.WARNING
-      or record.pathname.startswith(package)
+
+  def is_shown(record: std_logging.LogRecord) -> bool:
+    if record.exc_info and record.exc_info[0] is KeyboardInterrupt:
+      return False  # `run` tells of it
+    # Libraries are heard when something is wrong.
+    return record.levelno >= std_logging.WARNING or record.pathname.startswith(
+      package
     )
-  )
+
+  handler.addFilter(is_shown)
 
 
 def _module_name() -> str:

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 import itertools
 import os
 
-from lmtx_jax.config import Config
+from lmtx_jax.config import Config, EncoderConfig
 from lmtx_jax.data.corpus import Corpus, Texts
 from lmtx_jax.model import pretrained
 from lmtx_jax.model.pretrained import Pretrained
 from lmtx_jax.run_dir import RunDir, staged
+from lmtx_jax.types import UserError
 
 _VOCAB_TEXTS = 200_000  # documents and labels that a vocabulary is made from
 
@@ -28,10 +29,15 @@ def load_encoder(
     documents: training documents.
     labels: the label set.
     run: where a new encoder is kept.
+
+  Raises:
+    UserError: texts are to be longer than the encoder reads.
   """
   settings = config.encoder
   if settings.encoder != 'scratch':
-    return pretrained.load(settings.encoder, settings.compute_dtype)
+    loaded = pretrained.load(settings.encoder, settings.compute_dtype)
+    _check_lengths(settings, loaded.encoder.config.max_positions)
+    return loaded
   folder = run.file('scratch')
   if not os.path.isdir(folder):
     longest = max(settings.max_doc_tokens, settings.max_train_doc_tokens)
@@ -48,6 +54,16 @@ def load_encoder(
     with staged(folder) as temporary:
       pretrained.save(temporary, made, made.params, max_seq_length=longest)
   return pretrained.load(folder, settings.compute_dtype)
+
+
+def _check_lengths(settings: EncoderConfig, positions: int) -> None:
+  """Raises where texts may be longer than the encoder has positions."""
+  for name in ('max_doc_tokens', 'max_train_doc_tokens', 'max_label_tokens'):
+    if getattr(settings, name) > positions:
+      raise UserError(
+        f'--{name}={getattr(settings, name)} is more than the {positions}'
+        f' positions of --encoder={settings.encoder}'
+      )
 
 
 def _sample_texts(documents: Corpus, labels: Corpus) -> Iterator[str]:

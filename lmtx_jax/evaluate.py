@@ -62,10 +62,10 @@ def main(values: flags.FlagValues) -> None:
     'documents': len(corpus),
     'scores': scores,
   }
+  print(json.dumps(result, indent=2))
   if config.output:
     with staged(os.path.abspath(config.output)) as temporary:
       write_json(temporary, result)
-  print(json.dumps(result, indent=2))
 
 
 def score(

@@ -23,7 +23,7 @@ from lmtx_jax.data.corpus import Dataset
 from lmtx_jax.encoder_source import load_encoder
 from lmtx_jax.metric_writer import MetricWriter
 from lmtx_jax.run_dir import RunDir
-from lmtx_jax.stages import Snapshot, Stages
+from lmtx_jax.stages import Snapshot, Stages, check_batch_sizes
 from lmtx_jax.summary import best_cycle, make_summary, table, write_summary
 from lmtx_jax.teacher.teacher import make_teacher
 from lmtx_jax.teacher.verdict_store import VerdictStore
@@ -55,6 +55,7 @@ def open_stages(
   writer: MetricWriter,
 ) -> Stages:
   """Everything that the cycles work with; a wrong flag fails here."""
+  check_batch_sizes(config)
   drawn = inputs_lib.draw_documents(dataset, config)
   pretrained = load_encoder(config, drawn[0], dataset.labels, run)
   inputs = inputs_lib.load_inputs(dataset, drawn, pretrained.tokenizer, config)

@@ -15,6 +15,9 @@ class MetricWriter:
   def __init__(self, run_dir: str):
     """Opens RUN/metrics.jsonl and RUN/tensorboard."""
     self._path = os.path.join(run_dir, 'metrics.jsonl')
+    if os.path.exists(self._path):
+      with open(self._path, 'rb+') as f:
+        f.truncate(f.read().rfind(b'\n') + 1)  # a line torn by a kill
     self._board = SummaryWriter(
       os.path.join(run_dir, 'tensorboard'), write_to_disk=True
     )
@@ -51,10 +54,7 @@ class MetricWriter:
     kept = []
     with open(self._path, encoding='utf-8') as f:
       for line in f:
-        try:
-          row = json.loads(line)
-        except ValueError:
-          continue  # torn by a kill
+        row = json.loads(line)
         again = row['cycle'] == cycle and row['step'] >= step
         if not (again and 'train/loss' in row):
           kept.append(line)

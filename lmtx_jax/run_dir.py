@@ -27,23 +27,33 @@ from lmtx_jax.types import UserError
 def staged(path: str) -> Iterator[str]:
   """Yields a temporary path; what is written there appears whole at `path`.
 
-  Works for a file or a folder; nothing is left behind by an exception.
+  Works for a file or a folder. Nothing is left behind by an exception, and
+  what a kill left is removed by the next attempt. Takes the place of an older
+  file, but never of a folder, nor of a device.
+
+  Raises:
+    UserError: something that is no file is there already.
   """
+  if os.path.lexists(path) and not os.path.isfile(path):
+    raise UserError(f'{path} is there and is no file')
   os.makedirs(os.path.dirname(path), exist_ok=True)
   head, tail = os.path.split(path)
-  temporary = os.path.join(head, f'.{os.getpid()}-{tail}')  # keeps the suffix
+  temporary = os.path.join(head, f'.unfinished-{tail}')  # keeps the suffix
+  _remove(temporary)
   try:
     yield temporary
     _sync(temporary)
-    if os.path.isdir(path):
-      shutil.rmtree(path)
     os.replace(temporary, path)
     _sync(head)
   finally:
-    if os.path.isdir(temporary):
-      shutil.rmtree(temporary, ignore_errors=True)
-    elif os.path.exists(temporary):
-      os.remove(temporary)
+    _remove(temporary)
+
+
+def _remove(path: str) -> None:
+  if os.path.isdir(path):
+    shutil.rmtree(path, ignore_errors=True)
+  elif os.path.exists(path):
+    os.remove(path)
 
 
 def _sync(path: str) -> None:
@@ -132,6 +142,9 @@ class RunDir:
         lines.append(f'--{field.name}={value}')
         if not field.metadata['operational']:
           binding[field.name] = value
+    if os.path.exists(path) and not self._is_begun():
+      _remove(self.file('scratch'))  # those flags failed before the first stage
+      _remove(path)
     if not os.path.exists(path):
       header['run'] = uuid.uuid4().hex
       with staged(path) as temporary, open(temporary, 'w') as f:
@@ -139,6 +152,8 @@ class RunDir:
         f.writelines(f'# {key} {value}\n' for key, value in header.items())
         f.writelines(line + '\n' for line in lines)
     known, old = _read_flags(path)
+    if not known.keys() >= {'data', 'name', 'run'}:
+      raise UserError(f'{path} was not written by a run; choose another folder')
     self.run_id = known['run']
     if known['data'] != data:
       raise UserError(
@@ -155,6 +170,11 @@ class RunDir:
         f'{self.path} is a run with other flags: {", ".join(differ)}; choose'
         ' another --run_dir, or give the flags of RUN/flags.txt'
       )
+
+  def _is_begun(self) -> bool:
+    """Whether a stage has left something that is bound to the flags."""
+    names = os.listdir(self.path)
+    return any(n in ('warmup', 'export') or n[:6] == 'cycle_' for n in names)
 
   def once(
     self,

@@ -7,9 +7,11 @@ import functools
 import shutil
 from typing import Any
 
+from absl import logging
 import jax
 import numpy as np
 
+from lmtx_jax import devices
 from lmtx_jax.config import Config
 from lmtx_jax.encode import Encoder
 from lmtx_jax.evaluation.metrics import metrics, pseudo_label_quality
@@ -37,7 +39,7 @@ from lmtx_jax.train.pairs import (
   SelfSupervisedPairs,
   word_starts,
 )
-from lmtx_jax.types import YES, PseudoLabels, Ragged, Shortlist
+from lmtx_jax.types import YES, PseudoLabels, Ragged, Shortlist, UserError
 
 _TEST_DEPTH = 100  # of R@100
 _WARMUP = -1  # the cycle number of what comes before cycle 0
@@ -54,6 +56,29 @@ def _with_dropout(bi_encoder: BiEncoder, rate: float) -> BiEncoder:
     projection_dropout=rate and bi_encoder.config.projection_dropout,
   )
   return dataclasses.replace(bi_encoder, config=config)
+
+
+def check_batch_sizes(config: Config) -> None:
+  """Raises a UserError where a batch cannot be split over the devices."""
+  num = devices.count()
+  sizes = {'batch_size': config.train.batch_size}
+  if config.warmup.warmup_epochs:
+    sizes['warmup_batch_size'] = config.warmup.warmup_batch_size
+  for name, size in sizes.items():
+    if size % num:
+      raise UserError(
+        f'--{name}={size} cannot be split over {num} devices; choose'
+        f' {max(1, size // num) * num} or {(size // num + 1) * num}'
+      )
+
+
+def _fitting_batch(batch_size: int, num_documents: int) -> int:
+  """A smaller batch where there are not even documents for one."""
+  if num_documents >= batch_size:
+    return batch_size
+  fitting = num_documents // devices.count() * devices.count()
+  logging.warning('a batch of %d: only so many pseudo-labelled', fitting)
+  return max(fitting, devices.count())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -242,7 +267,9 @@ class Stages:
       self.inputs.labels,
       found.accepted,
       self.inputs.label_key,
-      batch_size=config.batch_size,
+      batch_size=_fitting_batch(
+        config.batch_size, int((found.accepted.lengths > 0).sum())
+      ),
       epochs=config.epochs,
       seed=(self.config.run.seed, 3, cycle),
     )

@@ -105,9 +105,10 @@ def save(
   os.makedirs(folder, exist_ok=True)
   arch = hugging_face.architecture(like.hf_config, folder)
   tensors = dict(hugging_face.to_tensors(arch, params))
-  safetensors.numpy.save_file(
-    tensors, os.path.join(folder, _WEIGHTS), metadata={'format': 'pt'}
-  )
+  # Not save_file: a full disk is no OSError there.
+  data = safetensors.numpy.save(tensors, metadata={'format': 'pt'})
+  with open(os.path.join(folder, _WEIGHTS), 'wb') as f:
+    f.write(data)
   local = ('_name_or_path', 'torch_dtype', 'transformers_version')
   config = {k: v for k, v in like.hf_config.items() if k not in local}
   config |= {'architectures': [arch.model], 'dtype': 'float32'}

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
 
 
 class Checkpoints:
-  """The last checkpoints of one training; gone when the training is done."""
+  """The last checkpoint of one training."""
 
   def __init__(self, folder: str, save_every: int):
     """Opens or makes the folder.
@@ -21,11 +21,17 @@ class Checkpoints:
       folder: where checkpoints lie.
       save_every: steps between two of them.
     """
-    self._folder = os.path.abspath(folder)
     self._manager = ocp.CheckpointManager(
-      self._folder,
+      os.path.abspath(folder),
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=1, save_interval_steps=save_every
+        max_to_keep=1,
+        # Orbax's own choice would save the first step as well.
+        save_decision_policy=checkpoint_managers.AnySavePolicy(
+          [
+            checkpoint_managers.FixedIntervalPolicy(save_every),
+            checkpoint_managers.PreemptionCheckpointingPolicy(),
+          ]
+        ),
       ),
       item_names=('state',),
     )
@@ -62,8 +68,3 @@ class Checkpoints:
     """Waits for what is being written."""
     self._manager.wait_until_finished()
     self._manager.close()
-
-  def remove(self) -> None:
-    """Deletes every checkpoint: the training's result is safe elsewhere."""
-    self.close()
-    shutil.rmtree(self._folder, ignore_errors=True)

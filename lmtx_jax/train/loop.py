@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+import contextlib
 import dataclasses
 import functools
 import math
@@ -94,8 +95,14 @@ def fit(
     Parameters on the host.
 
   Raises:
-    UserError: a loss that is not finite, or fewer pairs than devices.
+    UserError: a loss that is not finite, or a batch that does not divide
+      among the devices.
   """
+  if pairs.batch_size % devices.count():
+    raise UserError(
+      f'{desc}: a batch of {pairs.batch_size} does not divide among'
+      f' {devices.count()} devices'
+    )
   if pairs.num_steps < 1:
     logging.warning('%s: not one whole batch of pairs, no training', desc)
     return params
@@ -103,26 +110,31 @@ def fit(
   p_step = p_train_step(bi_encoder, loss, optimizer)
   state = TrainState(np.int32(0), params, optimizer.init(params))
   state = jax.tree.map(np.asarray, state)
-  checkpoints = Checkpoints(checkpoints_dir, config.checkpoint_steps)
-  state, first = checkpoints.restore(state)
-  writer.rewind(cycle, first)
-  state = devices.replicate(state)
   meter = _Meter(writer, cycle, desc)
-  with tqdm(
-    total=pairs.num_steps, initial=first, desc=desc, unit='step'
-  ) as bar:
-    for step, batch in _prefetch(pairs, first):
+  # Closed on Ctrl-C too, so that a checkpoint under way is kept.
+  with contextlib.closing(
+    Checkpoints(checkpoints_dir, config.checkpoint_steps)
+  ) as checkpoints:
+    state, first = checkpoints.restore(state)
+    writer.rewind(cycle, first)
+    state = devices.replicate(state)
+    bar = tqdm(
+      _prefetch(pairs, first),
+      total=pairs.num_steps,
+      initial=first,
+      desc=desc,
+      unit='step',
+    )
+    for step, batch in bar:
       rate = learning_rate(config, step, pairs.num_steps)
       state, metrics = p_step(state, batch, rng, np.float32(rate))
       # Reads the step before, so that the device is never waited for.
       meter.add(step, metrics, rate)
-      bar.update()
       if checkpoints.due(step + 1) and step + 1 < pairs.num_steps:
         meter.flush()
         checkpoints.save(step + 1, devices.unreplicate(state))
       bar.set_postfix_str(f'loss {meter.loss:.4f}', refresh=False)
   meter.flush()
-  checkpoints.close()
   return devices.unreplicate(state.params)
 
 

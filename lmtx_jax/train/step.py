@@ -86,7 +86,7 @@ def train_step(
   params = jax.tree.map(
     lambda p, u: p - learning_rate * u, state.params, updates
   )
-  metrics = {'loss': value, 'grad_norm': optax.global_norm(grads)}
+  metrics = {'loss': value, 'grad_norm': optax.tree.norm(grads)}
   return TrainState(state.step + 1, params, opt_state), metrics
 
 

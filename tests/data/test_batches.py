@@ -76,17 +76,11 @@ def test_a_few_rows_are_not_padded_to_a_full_batch():
   assert batch.size == 8
 
 
-@given(
-  LENGTHS, st.integers(1, 7), st.integers(1, 4), st.integers(0, 2**32 - 1)
-)
+@given(LENGTHS, st.integers(1, 7), st.integers(1, 4), st.integers(0, 2**32 - 1))
 def test_an_epoch_is_part_of_a_permutation(lengths, batch_size, window, seed):
   lengths = np.array(lengths, np.int64)
-  order = epoch_order(
-    lengths, batch_size, np.random.default_rng(seed), window
-  )
-  again = epoch_order(
-    lengths, batch_size, np.random.default_rng(seed), window
-  )
+  order = epoch_order(lengths, batch_size, np.random.default_rng(seed), window)
+  again = epoch_order(lengths, batch_size, np.random.default_rng(seed), window)
   assert order.shape == (len(lengths) // batch_size, batch_size)
   assert len(np.unique(order)) == order.size
   assert np.all((order >= 0) & (order < max(1, len(lengths))))

@@ -9,7 +9,7 @@ from lmtx_jax.model.bi_encoder import BiEncoder
 from lmtx_jax.model.transformer import TransformerConfig
 
 TINY = TransformerConfig(
-  num_layers=2,
+  num_layers=1,
   dim=32,
   num_heads=4,
   ffn_dim=64,

@@ -28,7 +28,7 @@ def mean_embeddings(ids, lengths):
 
 @pytest.mark.parametrize('encoder', [MEAN, CLS], ids=['mean', 'cls'])
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 2**20), width=st.sampled_from([9, 16, 24]))
+@given(seed=st.integers(0, 2**20), width=st.sampled_from([9, 24]))
 def test_what_pads_a_row_never_matters(encoder, seed, width):
   ids, lengths = tokens_of(encoder, 3, 9, seed)
   draw = np.random.RandomState(seed + 1)
@@ -108,11 +108,11 @@ def test_dropout_is_off_by_default_and_follows_its_key():
 
 def test_every_kind_of_dropout_is_applied():
   ids, lengths = tokens_of(MEAN, 2, 8)
+  off = mean_embeddings(ids, lengths)
   none = dict(dropout=0.0, attention_dropout=0.0, projection_dropout=0.0)
   for rate in none:
     config = dataclasses.replace(TINY, **{**none, rate: 0.3})
     encoder = BiEncoder(config)
-    off = embed(encoder, ids, lengths)
     on = embed(encoder, ids, lengths, jax.random.key(0))
     assert abs(on - off).max() > 1e-3, rate
 

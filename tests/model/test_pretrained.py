@@ -35,7 +35,7 @@ def folder(made, tmp_path):
 def embed(model, texts):
   rows = model.tokenizer(texts, padding=True, return_tensors='np')
   return np.asarray(
-    model.encoder.apply(
+    jax.jit(model.encoder.apply)(
       model.params,
       rows['input_ids'].astype(np.int32),
       rows['attention_mask'].sum(axis=1).astype(np.int32),
@@ -62,8 +62,9 @@ def test_save_then_load_gives_the_same_model(made, folder):
   assert again.tokenizer(texts) == made.tokenizer(texts)
 
 
-@pytest.mark.parametrize('pooling', ['mean', 'cls'])
-@pytest.mark.parametrize('normalize', [True, False])
+@pytest.mark.parametrize(
+  ('pooling', 'normalize'), [('mean', True), ('cls', False)]
+)
 def test_others_load_what_is_saved(made, tmp_path, pooling, normalize):
   sentence_transformers = pytest.importorskip('sentence_transformers')
   encoder = dataclasses.replace(

@@ -175,7 +175,7 @@ def test_duplicate_of_a_label_and_more_negatives_asked_than_there_are(kind):
 
 @pytest.mark.parametrize('kind', ['triplet', 'triplet_softmax'])
 def test_satisfied_or_masked_negatives_teach_nothing(kind):
-  everything = case('plain')[:3] + (np.ones((6, 6), bool),)
+  everything = (*case('plain')[:3], np.ones((6, 6), bool))
   for arguments in (case('satisfied'), everything):
     value, grads = jax.value_and_grad(ours(kind), argnums=(0, 1))(*arguments)
     assert value == 0
@@ -183,7 +183,7 @@ def test_satisfied_or_masked_negatives_teach_nothing(kind):
 
 
 def test_info_nce_without_any_negative_is_zero():
-  arguments = case('plain')[:3] + (np.ones((6, 6), bool),)
+  arguments = (*case('plain')[:3], np.ones((6, 6), bool))
   value, grads = jax.value_and_grad(ours('info_nce'), argnums=(0, 1))(
     *arguments
   )

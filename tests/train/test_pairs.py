@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
+from train_fixtures import SPECIAL, make_task, view
 
 from lmtx_jax.data.tokens import Special, Tokens
 from lmtx_jax.train.pairs import (
@@ -15,7 +16,6 @@ from lmtx_jax.train.pairs import (
   word_starts,
 )
 from lmtx_jax.types import Ragged
-from train_fixtures import SPECIAL, make_task, view
 
 
 def equal(a, b):

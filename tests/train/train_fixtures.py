@@ -40,7 +40,8 @@ def make_task(num_docs: int, seed: int = 0) -> Task:
   for _ in range(num_docs):
     own = draw.choice(_NUM_LABELS, draw.randint(1, 3), replace=False)
     noise = draw.randint(first_word + _NUM_LABELS, vocab_size(), 3)
-    words = [*noise, *(first_word + key[own]), *(first_word + key[own])]
+    # As long as all others, so that one shape is compiled.
+    words = [*noise, *np.resize(first_word + key[own], 4)]
     documents.append(draw.permutation(words))
     accepted.append(own)
   return Task(view(documents), view(labels), Ragged.from_rows(accepted), key)

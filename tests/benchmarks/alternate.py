@@ -1,0 +1,60 @@
+"""Times peers side by side: one process each, taking turns, medians.
+
+Each peer lives in a process of its own, so that no thread pool disturbs
+another; only one of them works at a time, in turns, so that a noisy machine
+disturbs all alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import multiprocessing
+import statistics
+import time
+from typing import Any
+
+# make(*args) sets a peer up and returns what is timed.
+Make = Callable[..., Callable[[], Any]]
+
+
+def alternate(
+  peers: dict[str, tuple[Make, tuple]], rounds: int
+) -> dict[str, list[float]]:
+  """Seconds of each peer's call in each round; the first call is not counted.
+
+  Args:
+    peers: by name, a function that can be imported, and its arguments.
+    rounds: how often each is timed.
+  """
+  context = multiprocessing.get_context('spawn')
+  workers = {}
+  for name, (make, args) in peers.items():
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, make, args))
+    process.start()
+    workers[name] = (process, ours)
+    ours.recv()  # ready, after its warm-up call
+  seconds = {name: [] for name in peers}
+  for _ in range(rounds):
+    for name, (_, pipe) in workers.items():
+      pipe.send(True)
+      seconds[name].append(pipe.recv())
+  for process, pipe in workers.values():
+    pipe.send(False)
+    process.join()
+  return seconds
+
+
+def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
+  """The median of each peer's seconds."""
+  return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _serve(pipe: Any, make: Make, args: tuple) -> None:
+  call = make(*args)
+  call()
+  pipe.send('ready')
+  while pipe.recv():
+    start = time.perf_counter()
+    call()
+    pipe.send(time.perf_counter() - start)

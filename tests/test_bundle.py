@@ -1,0 +1,204 @@
+"""A bundle is a folder that others can read too."""
+
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from run_fixtures import made_corpus, succeed
+
+from lmtx_jax.bundle import FORMAT, Bundle
+from lmtx_jax.types import Record, UserError
+
+RECORDS = [
+  Record(d['uid'], d['title'], d['content'] * (i % 4))
+  for i, d in enumerate(made_corpus()['tst'][:20])
+]
+
+
+def embed(bundle, records=RECORDS):
+  tagger = Bundle(str(bundle))
+  widths = np.array([tagger.max_doc_tokens])
+  return np.asarray(tagger.encoder.encode(tagger.inputs(records), widths))
+
+
+def texts(records=RECORDS):
+  return ['\t'.join(filter(None, (r.title, r.content))) for r in records]
+
+
+@pytest.fixture
+def broken(bundle, tmp_path):
+  shutil.copytree(bundle, tmp_path / 'broken')
+  return tmp_path / 'broken'
+
+
+def test_sentence_transformers_embeds_the_same(bundle):
+  library = pytest.importorskip('sentence_transformers')
+  model = library.SentenceTransformer(str(bundle), device='cpu')
+  expected = model.encode(texts(), convert_to_numpy=True)
+  np.testing.assert_allclose(embed(bundle), expected, atol=1e-5)
+  assert model.max_seq_length == Bundle(str(bundle)).max_doc_tokens
+
+
+def test_sentence_transformers_embeds_the_labels_the_same(bundle):
+  library = pytest.importorskip('sentence_transformers')
+  model = library.SentenceTransformer(str(bundle), device='cpu')
+  model.max_seq_length = Bundle(str(bundle)).about['max_label_tokens']
+  labels = np.load(bundle / 'label_embeddings.npy')
+  titles = Bundle(str(bundle)).label_titles
+  np.testing.assert_allclose(labels, model.encode(titles), atol=1e-5)
+
+
+def test_transformers_reads_it(bundle):
+  transformers = pytest.importorskip('transformers')
+  config = transformers.AutoConfig.from_pretrained(bundle)
+  assert (config.model_type, config.dim) == ('distilbert', 32)
+  tokenizer = transformers.AutoTokenizer.from_pretrained(bundle)
+  tagger = Bundle(str(bundle))
+  ids = tokenizer(texts()[1])['input_ids'][: tagger.max_doc_tokens - 1]
+  inputs = tagger.inputs(RECORDS[1:2])
+  assert len(ids) > 5
+  assert len(tokenizer) == len(tagger.tokenizer) == config.vocab_size
+  assert inputs.lengths[0] >= len(ids)
+
+
+def test_holds_no_pickle(bundle):
+  names = [path.name for path in bundle.rglob('*') if path.is_file()]
+  assert not [n for n in names if n.endswith(('.pkl', '.bin', '.pt', '.npz'))]
+  arrays = list(bundle.rglob('*.npy'))
+  assert arrays
+  for path in arrays:
+    np.load(path, allow_pickle=False)
+
+
+def test_is_complete(bundle):
+  for name in (
+    *('config.json', 'model.safetensors', 'tokenizer.json', 'modules.json'),
+    *('1_Pooling/config.json', '2_Normalize', 'labels.jsonl', 'lmtx.json'),
+    'label_embeddings.npy',
+  ):
+    assert (bundle / name).exists(), name
+  about = json.loads((bundle / 'lmtx.json').read_text())
+  assert about.keys() >= {'version', 'flags', 'dataset', 'test'}
+  assert '--epochs=8' in {f'--{flag}' for flag in about['flags']}
+  assert not any('run_dir' in flag for flag in about['flags'])
+
+
+def test_can_be_moved_and_read_only(bundle, tmp_path):
+  before = Bundle(str(bundle)).predictions(RECORDS, 5)
+  moved = tmp_path / 'moved'
+  shutil.copytree(bundle, moved)
+  for path in (moved, *moved.rglob('*')):
+    path.chmod(0o555 if path.is_dir() else 0o444)
+  try:
+    assert Bundle(str(moved)).predictions(RECORDS, 5) == before
+  finally:
+    for path in (moved, *moved.rglob('*')):
+      path.chmod(0o755)
+
+
+def test_label_embeddings_are_of_unit_norm(bundle):
+  labels = np.load(bundle / 'label_embeddings.npy')
+  assert labels.shape == (24, 32)
+  assert labels.dtype == np.float32
+  np.testing.assert_allclose(np.linalg.norm(labels, axis=1), 1, atol=1e-5)
+
+
+def test_is_an_encoder_to_train_on(bundle, tiny, tmp_path):
+  run = tmp_path / 'run'
+  succeed(
+    'main',
+    *tiny,
+    *('--teacher=oracle', '--num_cycles=0', f'--run_dir={run}'),
+    f'--encoder={bundle}',
+  )
+  weights = 'model.safetensors'
+  again = run / 'export' / weights
+  assert again.read_bytes() == (bundle / weights).read_bytes()
+
+
+def edit(folder, **changes):
+  path = folder / 'lmtx.json'
+  about = json.loads(path.read_text()) | changes
+  path.write_text(json.dumps({k: v for k, v in about.items() if v is not None}))
+
+
+class TestBroken:
+  def test_newer(self, broken):
+    edit(broken, format=FORMAT + 1, version='9.9')
+    with pytest.raises(UserError, match=r'lmtx_jax 9\.9, newer than this'):
+      Bundle(str(broken))
+
+  def test_no_bundle(self, tmp_path):
+    with pytest.raises(UserError, match=r'no lmtx\.json'):
+      Bundle(str(tmp_path))
+
+  @pytest.mark.parametrize(
+    'name',
+    [
+      *('config.json', 'model.safetensors', 'tokenizer.json', 'labels.jsonl'),
+      *('label_embeddings.npy', 'lmtx.json', '1_Pooling/config.json'),
+    ],
+  )
+  def test_missing_file(self, broken, name):
+    os.remove(broken / name)
+    with pytest.raises((UserError, OSError)) as e:
+      Bundle(str(broken))
+    assert pathlib.PurePath(name).stem in str(e.value)
+    assert str(broken) in str(e.value)
+    assert '\n' not in str(e.value)
+
+  @pytest.mark.parametrize(
+    'name', ['model.safetensors', 'label_embeddings.npy', 'lmtx.json']
+  )
+  @pytest.mark.parametrize('size', [0, 20, 200])
+  def test_truncated_file(self, broken, name, size):
+    os.truncate(broken / name, size)
+    with pytest.raises(UserError) as e:
+      Bundle(str(broken))
+    assert name in str(e.value)
+    assert '\n' not in str(e.value)
+
+  def test_too_few_labels(self, broken):
+    path = broken / 'labels.jsonl'
+    path.write_text(''.join(path.read_text().splitlines(True)[:-1]))
+    with pytest.raises(UserError, match=r'labels\.jsonl has 23 labels, not 24'):
+      Bundle(str(broken))
+
+  @pytest.mark.parametrize('line', ['{', '[]', '3', '{"uid": "a"}'])
+  def test_bad_label(self, broken, line):
+    path = broken / 'labels.jsonl'
+    lines = path.read_text().splitlines()
+    lines[2] = line
+    path.write_text('\n'.join(lines) + '\n')
+    with pytest.raises(UserError, match=r'labels\.jsonl:3: '):
+      Bundle(str(broken))
+
+  @pytest.mark.parametrize(
+    'key', ['num_labels', 'dim', 'max_doc_tokens', 'encode_title', 'format']
+  )
+  def test_missing_entry(self, broken, key):
+    edit(broken, **{key: None})
+    with pytest.raises(UserError, match=rf"lmtx\.json .*'{key}'"):
+      Bundle(str(broken))
+
+  def test_other_dimensions(self, broken):
+    np.save(broken / 'label_embeddings.npy', np.zeros((24, 16), np.float32))
+    with pytest.raises(UserError, match=r'shape \(24, 16\), not \(24, 32\)'):
+      Bundle(str(broken))
+
+  def test_broken_index(self, broken):
+    if not (broken / 'scann').exists():
+      pytest.skip('no ScaNN here')
+    for path in (broken / 'scann').iterdir():
+      os.truncate(path, 0)
+    with pytest.raises(UserError, match='scann is not a whole'):
+      Bundle(str(broken))
+
+  def test_pickle(self, broken):
+    (broken / 'scann').mkdir(exist_ok=True)
+    (broken / 'scann' / 'scann_docids.pkl').touch()  # ScaNN would load it
+    with pytest.raises(UserError, match='is a pickle'):
+      Bundle(str(broken))

@@ -1,0 +1,86 @@
+"""The flagfiles hold the paper's constants."""
+
+import pathlib
+
+import pytest
+
+from lmtx_jax import cli
+from lmtx_jax.config import TRAINING, Config
+from lmtx_jax.data.builders import slug_of
+
+ROOT = pathlib.Path(__file__).parent.parent
+NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.flags'))
+PAPER = {  # cycles, training documents, title read, label tokens, prompt
+  'eurlex4k': (6, 0, False, 15, 'tag'),
+  'wiki10_31k': (6, 0, False, 15, 'tag'),
+  'amazoncat13k': (4, 30_000, True, 15, 'product'),
+  'wikiseealso320k': (3, 30_000, True, 64, 'see_also'),
+  'wiki500k': (3, 30_000, True, 15, 'wikipedia'),
+}
+
+
+def read(monkeypatch, name, *argv):
+  monkeypatch.chdir(ROOT)
+  values = cli.parse(
+    ['main', f'--flagfile=configs/{name}.flags', *argv], TRAINING
+  )
+  return Config(*(cli.build(part, values) for part in TRAINING))
+
+
+def test_all_are_there():
+  assert {*PAPER, 'base', 'quickstart', 'eurlex57k'} <= set(NAMES)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_parses(monkeypatch, name):
+  config = read(monkeypatch, name)
+  if name == 'base':
+    assert not config.source.dataset
+  else:
+    assert slug_of(config.source.dataset) == config.source.dataset
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_later_flags_win(monkeypatch, name):
+  config = read(monkeypatch, name, '--dataset=', '--data_dir=x', '--seed=7')
+  assert (config.source.dataset, config.source.data_dir) == ('', 'x')
+  assert config.run.seed == 7
+
+
+@pytest.mark.parametrize('name', PAPER)
+def test_holds_what_the_paper_did_on_each_dataset(monkeypatch, name):
+  config = read(monkeypatch, name)
+  assert config.source.dataset == name
+  assert (
+    config.run.num_cycles,
+    config.sample.num_train_docs,
+    config.text.encode_title,
+    config.encoder.max_label_tokens,
+    config.teacher.prompt,
+  ) == PAPER[name]
+
+
+@pytest.mark.parametrize('name', [*PAPER, 'eurlex57k'])
+def test_holds_what_the_paper_did_everywhere(monkeypatch, name):
+  config = read(monkeypatch, name)
+  encoder, train = config.encoder, config.train
+  assert encoder.encoder == 'sentence-transformers/msmarco-distilbert-base-v4'
+  assert (encoder.max_doc_tokens, encoder.max_train_doc_tokens) == (430, 450)
+  assert config.shortlist.shortlist_size == 10
+  assert config.sample.num_dev_docs == 800
+  assert config.teacher.teacher == 'sglang'
+  assert (train.batch_size, train.epochs) == (128, 1)
+  assert (train.learning_rate, train.adam_eps) == (2e-4, 1e-6)
+  assert (train.weight_decay, train.lr_warmup_steps) == (0, 100)
+  assert (train.loss, train.margin) == ('triplet_softmax', 0.3)
+  assert (train.loss_temperature, train.num_negatives) == (0.1, 10)
+  assert not train.warm_start  # every cycle starts from the pretrained weights
+  assert config.warmup.warmup_epochs == 0
+  assert config.run.method == 'lmtx'
+
+
+def test_quickstart_needs_nothing_from_outside(monkeypatch):
+  config = read(monkeypatch, 'quickstart')
+  assert config.source.dataset == 'scipy_see_also'
+  assert config.encoder.encoder == 'scratch'
+  assert config.teacher.teacher == 'lexical'

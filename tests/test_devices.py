@@ -1,0 +1,54 @@
+"""One device and eight do the same."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+SCRIPT = pathlib.Path(__file__).with_name('devices_run.py')
+ROOT = SCRIPT.parent.parent
+
+
+@pytest.fixture(scope='module')
+def results(tmp_path_factory):
+  """What one and eight devices compute, by their number."""
+  folder = tmp_path_factory.mktemp('devices')
+  running = {}
+  for count in (1, 8):
+    flags = f'--xla_force_host_platform_device_count={count}'
+    environment = {
+      **os.environ,
+      'JAX_PLATFORMS': 'cpu',
+      'XLA_FLAGS': flags,
+      'PYTHONPATH': str(ROOT),
+    }
+    running[count] = subprocess.Popen(
+      [sys.executable, str(SCRIPT), str(count), str(folder / f'{count}.npz')],
+      env=environment,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+  found = {}
+  for count, process in running.items():
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    found[count] = dict(np.load(folder / f'{count}.npz'))
+  return found
+
+
+def test_the_same_losses_and_parameters_after_20_steps(results):
+  one, eight = results[1]['loss'], results[8]['loss']
+  assert len(one) == 20
+  assert one[-1] < one[0]
+  np.testing.assert_allclose(eight, one, rtol=1e-6)
+  one, eight = results[1]['params'], results[8]['params']
+  np.testing.assert_allclose(eight, one, rtol=0, atol=1e-5)
+
+
+def test_the_same_embeddings_in_the_same_order(results):
+  one, eight = (results[count]['embeddings'] for count in (1, 8))
+  assert one.shape == (101, 32)
+  np.testing.assert_allclose(eight, one, rtol=0, atol=1e-6)

@@ -1,0 +1,112 @@
+"""One step: which labels are negatives, and what moves the parameters."""
+
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+from train_fixtures import make_task, start_params, tiny_encoder
+
+from lmtx_jax import devices
+from lmtx_jax.config import TrainConfig
+from lmtx_jax.data.tokens import TokenView
+from lmtx_jax.train import losses
+from lmtx_jax.train.step import TrainState, batch_loss, p_train_step
+
+TASK = make_task(6)
+ENCODER = tiny_encoder(dropout=0.2)
+PARAMS = start_params(ENCODER)
+LOSS = losses.cycle_loss(TrainConfig(loss='triplet'))
+
+
+def side(name, view: TokenView, rows):
+  ids, lengths = view.batch(np.asarray(rows), int(view.lengths.max()))
+  return {f'{name}_ids': ids, f'{name}_lengths': lengths}
+
+
+def make_batch(labels, accepted):
+  return {
+    **side('query', TASK.documents, range(len(labels))),
+    **side('passage', TASK.labels, labels),
+    'passage_key': TASK.label_key[np.array(labels)],
+    'accepted': np.array(accepted, np.int32),
+  }
+
+
+@functools.lru_cache
+def p_loss():
+  return devices.p_map(
+    functools.partial(batch_loss, rng=None, bi_encoder=ENCODER, loss=LOSS)
+  )
+
+
+# Labels 0 and 1 are one text; document 3 accepts label 9 beside its own 5.
+LABELS = [0, 1, 7, 5, 9, 7]
+ACCEPTED = [[0, -1], [0, -1], [7, -1], [5, 9], [9, -1], [7, -1]]
+POSITIVES = [{0, 1}, {0, 1}, {2, 5}, {3, 4}, {4}, {2, 5}]  # in-batch places
+
+
+def test_only_labels_that_are_not_accepted_are_negatives():
+  batch = make_batch(LABELS, ACCEPTED)
+  embed = jax.jit(ENCODER.apply)
+  doc, label = (
+    np.float64(embed(PARAMS, batch[f'{s}_ids'], batch[f'{s}_lengths']))
+    for s in ('query', 'passage')
+  )
+  score = doc @ label.T
+  expected = np.mean(
+    [
+      sum(
+        max(0, score[d, n] - score[d, d] + TrainConfig().margin)
+        for n in set(range(6)) - POSITIVES[d]
+      )
+      for d in range(6)
+    ]
+  )
+  value = p_loss()(devices.replicate(PARAMS), devices.shard(batch))
+  np.testing.assert_allclose(devices.unreplicate(value), expected, rtol=1e-6)
+  blind = make_batch(LABELS, np.array(LABELS)[:, None])  # nothing else masked
+  value = p_loss()(devices.replicate(PARAMS), devices.shard(blind))
+  assert devices.unreplicate(value) > expected + 0.1
+
+
+@pytest.fixture(scope='module')
+def one_step():
+  optimizer = optax.scale_by_adam()
+  p_step = p_train_step(ENCODER, LOSS, optimizer)
+
+  def run(rate, seed=0, step=0):
+    state = TrainState(np.int32(step), PARAMS, optimizer.init(PARAMS))
+    state, metrics = p_step(
+      devices.replicate(state),
+      devices.shard(make_batch(LABELS, ACCEPTED)),
+      jax.random.key(seed),
+      np.float32(rate),
+    )
+    return devices.unreplicate(state), devices.unreplicate(metrics)
+
+  return run
+
+
+def test_a_step_of_rate_zero_changes_nothing_but_its_number(one_step):
+  state, metrics = one_step(0.0, step=3)
+  assert state.step == 4
+  jax.tree.map(np.testing.assert_array_equal, state.params, PARAMS)
+  assert metrics['loss'] > 0 and metrics['grad_norm'] > 0
+
+
+def test_adam_moves_parameters_by_about_the_rate(one_step):
+  state, _ = one_step(1e-3)
+  moved = np.abs(
+    state.params['layer_0']['ffn_in']['kernel']
+    - PARAMS['layer_0']['ffn_in']['kernel']
+  )
+  assert moved.max() <= 1.001e-3
+  assert np.median(moved) > 0.9e-3
+
+
+def test_dropout_depends_on_the_key_and_the_step_alone(one_step):
+  loss = lambda **kwargs: float(one_step(0.0, **kwargs)[1]['loss'])  # noqa: E731
+  assert loss() == loss()
+  assert len({loss(), loss(seed=1), loss(step=1)}) == 3
