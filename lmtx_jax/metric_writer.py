@@ -44,8 +44,23 @@ class MetricWriter:
       tag = f'{name.replace("@", "_at_")}/cycle_{cycle:02d}'
       self._board.add_scalar(tag, value, step)
 
-  def rewind(self, cycle: int, step: int) -> None:
-    """Forgets training rows of this cycle from this step on.
+  def report(
+    self, cycle: int, group: str, scalars: dict[str, float | None]
+  ) -> None:
+    """Writes what one stage of a cycle brought, in place of an earlier row.
+
+    A stage that was killed before its artifact was safe is done again.
+
+    Args:
+      cycle: -1 is the warm-up.
+      group: name of the stage.
+      scalars: by name; None is left out.
+    """
+    self.rewind(cycle, 0, group)
+    self.write(cycle, 0, {f'{group}/{name}': v for name, v in scalars.items()})
+
+  def rewind(self, cycle: int, step: int, group: str = 'train') -> None:
+    """Forgets the rows of a group in this cycle from this step on.
 
     A training that resumes from a checkpoint does those steps again.
     """
@@ -56,7 +71,7 @@ class MetricWriter:
       for line in f:
         row = json.loads(line)
         again = row['cycle'] == cycle and row['step'] >= step
-        if not (again and 'train/loss' in row):
+        if not (again and any(key.startswith(f'{group}/') for key in row)):
           kept.append(line)
     temporary = self._path + '.tmp'
     with open(temporary, 'w', encoding='utf-8') as f:

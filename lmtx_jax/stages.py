@@ -219,7 +219,7 @@ class Stages:
           f'{run.run_id}/cycle_{cycle:02d}',
         )
       counts = self._teaching(found, tally)
-      self.writer.write(cycle, 0, {f'teach/{k}': v for k, v in counts.items()})
+      self.writer.report(cycle, 'teach', counts)
       write_json(run.cycle_file(cycle, 'teaching.json'), counts)
       return {
         'accepted_values': found.accepted.values,
@@ -340,7 +340,7 @@ class Stages:
           self.teacher, pairs, f'{run.run_id}/dev_{cycle:02d}'
         )
       score = 100.0 * float((verdicts.answer == YES).sum()) / len(dev.corpus)
-      self.writer.write(cycle, 0, {'dev/P@1': score})
+      self.writer.report(cycle, 'dev', {'P@1': score})
       return {
         'p@1': score,
         'pairs': tally.pairs,
@@ -368,7 +368,7 @@ class Stages:
           train_targets=self.inputs.dataset.train.targets,
           propensity=self.inputs.dataset.propensity,
         )
-      self.writer.write(cycle, 0, {f'test/{k}': v for k, v in scores.items()})
+      self.writer.report(cycle, 'test', scores)
       return scores
 
     path = run.cycle_file(cycle, 'test_scores.json')

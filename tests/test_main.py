@@ -26,6 +26,10 @@ from run_fixtures import (
   write_jsonl,
 )
 
+from lmtx_jax.config import SourceConfig, TextConfig
+from lmtx_jax.data.builders import load_dataset
+from lmtx_jax.data.corpus import document_texts, label_texts
+
 METRICS = {
   *('P@1', 'P@3', 'P@5', 'R@1', 'R@3', 'R@5', 'R@10', 'R@100'),
   *('nDCG@5', 'PSP@1', 'PSP@5'),
@@ -116,10 +120,6 @@ class TestTrained:
     pairs = {tuple(map(int, line.split())) for line in lines}
     with contextlib.closing(sqlite3.connect(trained / 'verdicts.sqlite')) as db:
       asked = set(db.execute('SELECT document, label FROM verdicts'))
-    from lmtx_jax.config import SourceConfig, TextConfig
-    from lmtx_jax.data.builders import load_dataset
-    from lmtx_jax.data.corpus import document_texts, label_texts
-
     cache = trained.parent / 'filters'
     source = SourceConfig(data_dir=str(data_dir), data_cache=str(cache))
     data = load_dataset(source)
@@ -185,7 +185,8 @@ def test_odd_records_and_more_asked_for_than_there_is(tmp_path, cache):
     '--teacher=lexical',
     '--lexical_threshold=0.2',
     '--num_cycles=1',
-    '--epochs=2',
+    '--epochs=1',
+    '--max_doc_tokens=12',
     '--warmup_epochs=1',
     '--warmup_batch_size=16',
     '--warmup_min_words=4',
@@ -222,9 +223,9 @@ def test_titles_alone(tmp_path, cache):
   summary = train(
     tmp_path / 'run',
     (f'--data_dir={folder}', f'--data_cache={cache}', *TINY),
-    *('--teacher=oracle', '--num_cycles=1', '--epochs=1'),
+    *('--teacher=oracle', '--num_cycles=0', '--max_doc_tokens=8'),
   )
-  assert summary['cycles'][0]['pairs'] == 320
+  assert summary['test']['P@1'] > 0
 
 
 @pytest.mark.parametrize('start', ['warm_start', 'nowarm_start'])

@@ -211,10 +211,14 @@ def _write(folder: str, corpus: Corpus, backend: Tokenizer, dtype) -> None:
       f.flush()
       os.fsync(f.fileno())
     offsets = np.cumsum(np.concatenate(sizes))
-    np.save(os.path.join(staging, 'offsets.npy'), offsets)
-    np.save(
-      os.path.join(staging, 'title_sizes.npy'), np.concatenate(title_sizes)
-    )
+    for name, array in (
+      ('offsets.npy', offsets),
+      ('title_sizes.npy', np.concatenate(title_sizes)),
+    ):
+      with open(os.path.join(staging, name), 'wb') as f:
+        np.save(f, array)
+        f.flush()
+        os.fsync(f.fileno())
     os.rename(staging, folder)
   except OSError:
     shutil.rmtree(staging, ignore_errors=True)
