@@ -1,151 +1,117 @@
 """Documents embedded a second, here and by sentence-transformers.
 
-  python -m tests.benchmarks.encode --model=DIR [--texts=FILE.jsonl[.gz]]
+python -m tests.benchmarks.encode --model=DIR [--texts=FILE.jsonl[.gz]]
+    [--num_texts=512] [--max_tokens=128] [--rounds=5]
 
-Same weights, texts, cores and lengths. Each runtime lives in a process of its
-own, so that their thread pools do not disturb each other, and they take turns.
-Text to embedding is timed, the tokenizer included, loading and compilation not.
-Prints one line of JSON: medians over the rounds.
+Same weights, texts, cores and lengths. Text to embedding is timed, the
+tokenizer included, loading and compilation not. Texts are read from JSON lines
+with "title" and "content"; the default is docstrings of numpy and scipy. One
+JSON line: medians over the rounds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-import gzip
+import dataclasses
 import json
-import multiprocessing
-from multiprocessing.connection import Connection
-import os
-import statistics
-import tempfile
-import time
 
-from absl import app, flags
+from absl import flags
 import numpy as np
 
-_MODEL = flags.DEFINE_string(
-  'model', None, 'Folder of a sentence-transformers model.', required=True
-)
-_TEXTS = flags.DEFINE_string(
-  'texts',
-  '',
-  'JSON lines with "text", or "title" and "content"; default: docstrings.',
-)
-_NUM_TEXTS = flags.DEFINE_integer('num_texts', 512, 'Texts at most.')
-_MAX_TOKENS = flags.DEFINE_integer('max_tokens', 128, 'Longest text, tokens.')
-_ROUNDS = flags.DEFINE_integer('rounds', 5, 'Timed turns of each.')
-_BATCH_TOKENS = flags.DEFINE_integer('batch_tokens', 16384, 'Our batch.')
-_PEER_BATCH = flags.DEFINE_integer(
-  'peer_batch', 32, 'Texts in a batch of sentence-transformers.'
-)
-
-Embed = Callable[[], np.ndarray]
+from lmtx_jax import cli
+from lmtx_jax.cli import flag
+from lmtx_jax.config import SourceConfig, default_cache
+from lmtx_jax.data.builders import EMBEDDED, load_dataset
+from lmtx_jax.data.corpus import document_text
+from lmtx_jax.predict import read_documents
+from tests.benchmarks.alternate import alternate, medians
 
 
-def ours(
-  model: str, texts: list[str], max_tokens: int, batch_tokens: int
-) -> Embed:
+@dataclasses.dataclass(frozen=True)
+class EncodeConfig:
+  """Encode."""
+
+  model: str = flag('', 'Folder of a sentence-transformers model.')
+  texts: str = flag('', 'JSON lines with title and content, plain or .gz.')
+  num_texts: int = flag(512, 'The first texts of the file.', low=1)
+  max_tokens: int = flag(128, 'Tokens of a text that are embedded.', low=3)
+  batch_tokens: int = flag(16384, 'Tokens of one of our batches.', low=1)
+  peer_batch: int = flag(32, 'Texts in a batch of the peer.', low=1)
+  rounds: int = flag(5, 'Timed turns of each.', low=1)
+
+
+def read_texts(config: EncodeConfig) -> list[str]:
+  """The first texts."""
+  if config.texts:
+    records = read_documents(config.texts)
+    found = [next(records) for _ in range(config.num_texts)]
+  else:
+    dataset = load_dataset(SourceConfig(dataset=EMBEDDED))
+    found = dataset.train.records(range(config.num_texts))
+  return [document_text(record, encode_title=True) for record in found]
+
+
+def make_ours(
+  config: EncodeConfig, texts: list[str]
+) -> Callable[[], np.ndarray]:
   """Texts to `[num_texts, dim]` embeddings by lmtx_jax."""
   from lmtx_jax import devices
+
+  devices.setup(default_cache())
   from lmtx_jax.data.batches import bucket_widths
   from lmtx_jax.data.tokens import tokenize_texts
   from lmtx_jax.encode import Encoder
   from lmtx_jax.model import pretrained
 
-  devices.setup(tempfile.mkdtemp())
-  loaded = pretrained.load(model)
-  encoder = Encoder(loaded.encoder, loaded.params, batch_tokens)
+  loaded = pretrained.load(config.model)
+  encoder = Encoder(loaded.encoder, loaded.params, config.batch_tokens)
 
   def embed() -> np.ndarray:
-    tokens = tokenize_texts([''] * len(texts), texts, loaded.tokenizer, 512)
-    view = tokens.view(max_tokens)
-    return encoder.encode(view, bucket_widths(view.lengths, max_tokens))
+    tokens = tokenize_texts(
+      [''] * len(texts), texts, loaded.tokenizer, config.max_tokens
+    )
+    view = tokens.view(config.max_tokens)
+    widths = bucket_widths(view.lengths, config.max_tokens)
+    return encoder.encode(view, widths)
 
   return embed
 
 
-def theirs(model: str, texts: list[str], max_tokens: int, batch: int) -> Embed:
+def make_peer(
+  config: EncodeConfig, texts: list[str]
+) -> Callable[[], np.ndarray]:
   """Texts to `[num_texts, dim]` embeddings by sentence-transformers."""
   from sentence_transformers import SentenceTransformer
 
-  encoder = SentenceTransformer(model, device='cpu')
-  encoder.max_seq_length = max_tokens
-  return lambda: encoder.encode(texts, batch_size=batch)
+  encoder = SentenceTransformer(config.model, device='cpu')
+  encoder.max_seq_length = config.max_tokens
+  return lambda: encoder.encode(texts, batch_size=config.peer_batch)
 
 
-def serve(make: Callable[..., Embed], args: tuple, pipe: Connection) -> None:
-  """Embeds at each word of the parent; answers seconds and CPU seconds."""
-  embed = make(*args)
-  pipe.send(embed())
-  while pipe.recv():
-    wall, cpu = time.perf_counter(), time.process_time()
-    embed()
-    pipe.send((time.perf_counter() - wall, time.process_time() - cpu))
-
-
-def read_texts(file: str, limit: int) -> list[str]:
-  """The first texts of a file, or docstrings of numpy and scipy."""
-  if not file:
-    import scipy.optimize
-    import scipy.signal
-    import scipy.stats
-
-    found = {
-      str(getattr(module, name).__doc__): None
-      for module in (np, scipy.stats, scipy.signal, scipy.optimize)
-      for name in sorted(dir(module))
-    }
-    return [text for text in found if len(text) > 200][:limit]
-  with (gzip.open if file.endswith('.gz') else open)(file, 'rt') as f:
-    rows = [json.loads(line) for line, _ in zip(f, range(limit), strict=False)]
-  return [
-    row['text'] if 'text' in row else f'{row["title"]}\t{row["content"]}'
-    for row in rows
-  ]
-
-
-def main(_) -> None:
-  """Runs both in turns."""
-  texts = read_texts(_TEXTS.value, _NUM_TEXTS.value)
-  spawn = multiprocessing.get_context('spawn')
-  pipes, first, workers = {}, {}, []
-  for make, batch in ((ours, _BATCH_TOKENS.value), (theirs, _PEER_BATCH.value)):
-    pipe, child = spawn.Pipe()
-    args = (_MODEL.value, texts, _MAX_TOKENS.value, batch)
-    worker = spawn.Process(target=serve, args=(make, args, child), daemon=True)
-    worker.start()
-    child.close()
-    workers.append(worker)
-    first[make] = pipe.recv()
-    pipes[make] = pipe
-  times = {make: [] for make in pipes}
-  for _ in range(_ROUNDS.value):
-    for make, pipe in pipes.items():
-      pipe.send(True)
-      times[make].append(pipe.recv())
-  for pipe, worker in zip(pipes.values(), workers, strict=True):
-    pipe.send(False)
-    worker.join()
-  result = {
-    'texts': len(texts),
-    'max_tokens': _MAX_TOKENS.value,
-    'cores': len(os.sched_getaffinity(0)),
-    'max_difference': float(abs(first[ours] - first[theirs]).max()),
-  }
-  for make, pairs in times.items():
-    for name, values in zip(
-      ('s', 'cpu_s'), zip(*pairs, strict=True), strict=True
-    ):
-      rate = len(texts) / statistics.median(values)
-      result[f'{make.__name__}_texts_per_{name}'] = round(rate, 2)
-  result['ratio'] = round(
-    statistics.median(
-      b[0] / a[0] for a, b in zip(*times.values(), strict=True)
-    ),
-    3,
+def main(values: flags.FlagValues) -> None:
+  """Measures and prints."""
+  config = cli.build(EncodeConfig, values)
+  texts = read_texts(config)
+  seconds = alternate(
+    {
+      'ours': (make_ours, (config, texts)),
+      'peer': (make_peer, (config, texts)),
+    },
+    config.rounds,
   )
-  print(json.dumps(result))
+  median = medians(seconds)
+  print(
+    json.dumps(
+      {
+        'benchmark': 'encode',
+        **dataclasses.asdict(config),
+        'ours_texts_per_s': round(len(texts) / median['ours'], 2),
+        'peer_texts_per_s': round(len(texts) / median['peer'], 2),
+        'speed_ratio': round(median['peer'] / median['ours'], 3),
+      }
+    )
+  )
 
 
 if __name__ == '__main__':
-  app.run(main)
+  cli.run(main, (EncodeConfig,), __doc__)
