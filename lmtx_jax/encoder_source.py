@@ -13,7 +13,7 @@ from lmtx_jax.model.pretrained import Pretrained
 from lmtx_jax.run_dir import RunDir, staged
 from lmtx_jax.types import UserError
 
-_VOCAB_TEXTS = 200_000  # documents and labels that a vocabulary is made from
+_VOCAB_TEXTS = 50_000  # documents and labels that a vocabulary is made from
 
 
 def load_encoder(

@@ -23,7 +23,8 @@ from lmtx_jax.data.corpus import Dataset
 from lmtx_jax.encoder_source import load_encoder
 from lmtx_jax.metric_writer import MetricWriter
 from lmtx_jax.run_dir import RunDir
-from lmtx_jax.stages import Snapshot, Stages, check_batch_sizes
+from lmtx_jax.snapshot import Snapshot
+from lmtx_jax.stages import Stages, check_batch_sizes
 from lmtx_jax.summary import best_cycle, make_summary, table, write_summary
 from lmtx_jax.teacher.teacher import make_teacher
 from lmtx_jax.teacher.verdict_store import VerdictStore

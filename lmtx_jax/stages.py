@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import shutil
 from typing import Any
 
@@ -13,12 +11,9 @@ import numpy as np
 
 from lmtx_jax import devices
 from lmtx_jax.config import Config
-from lmtx_jax.encode import Encoder
 from lmtx_jax.evaluation.metrics import metrics, pseudo_label_quality
-from lmtx_jax.inputs import Documents, Inputs
+from lmtx_jax.inputs import Inputs
 from lmtx_jax.metric_writer import MetricWriter
-from lmtx_jax.mips import MipsIndex, build_index
-from lmtx_jax.model.bi_encoder import BiEncoder
 from lmtx_jax.model.pretrained import Pretrained, load_params, save_params
 from lmtx_jax.run_dir import (
   RunDir,
@@ -27,7 +22,8 @@ from lmtx_jax.run_dir import (
   write_arrays,
   write_json,
 )
-from lmtx_jax.shortlist import make_shortlist, tag_documents
+from lmtx_jax.shortlist import make_shortlist
+from lmtx_jax.snapshot import Snapshot
 from lmtx_jax.teacher.pairs import Pairs, Teacher
 from lmtx_jax.teacher.teacher import pseudo_labels
 from lmtx_jax.teacher.verdict_store import VerdictStore
@@ -43,19 +39,6 @@ from lmtx_jax.types import YES, PseudoLabels, Ragged, Shortlist, UserError
 
 _TEST_DEPTH = 100  # of R@100
 _WARMUP = -1  # the cycle number of what comes before cycle 0
-
-
-def _with_dropout(bi_encoder: BiEncoder, rate: float) -> BiEncoder:
-  """The same encoder with another dropout in training; -1 keeps its own."""
-  if rate < 0:
-    return bi_encoder
-  config = dataclasses.replace(
-    bi_encoder.config,
-    dropout=rate,
-    attention_dropout=rate,
-    projection_dropout=rate and bi_encoder.config.projection_dropout,
-  )
-  return dataclasses.replace(bi_encoder, config=config)
 
 
 def check_batch_sizes(config: Config) -> None:
@@ -81,53 +64,6 @@ def _fitting_batch(batch_size: int, num_documents: int) -> int:
   return max(fitting, devices.count())
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Snapshot:
-  """The encoder as it enters a cycle, with what it makes of the label set.
-
-  Everything is made on first use, so that a resumed run only pays for what is
-  still to do.
-
-  Attributes:
-    cycle: the cycle that it enters.
-    params: its parameters, on the host.
-    stages: what made it.
-  """
-
-  cycle: int
-  params: Any
-  stages: Stages
-
-  @functools.cached_property
-  def encoder(self) -> Encoder:
-    """On the devices."""
-    config = self.stages.config.encoder
-    return Encoder(
-      self.stages.pretrained.encoder, self.params, config.encode_batch_tokens
-    )
-
-  @functools.cached_property
-  def label_embeddings(self) -> np.ndarray:
-    """`[num_labels, dim]` f32, memory-mapped."""
-    run, inputs = self.stages.run, self.stages.inputs
-    with run.timed(self.cycle, 'encode'):
-      return run.once_array(
-        run.cycle_file(self.cycle, 'label_embeddings.npy'),
-        (len(inputs.labels), self.stages.pretrained.encoder.dim),
-        lambda out: self.encoder.encode(
-          inputs.labels, inputs.label_widths, out, 'embed labels'
-        ),
-      )
-
-  @functools.cached_property
-  def index(self) -> MipsIndex:
-    """Of the label embeddings."""
-    with self.stages.run.timed(self.cycle, 'index'):
-      return build_index(
-        self.stages.config.shortlist.index, self.label_embeddings
-      )
-
-
 class Stages:
   """The steps of Algorithm 1; each is done once, and read back after that."""
 
@@ -145,15 +81,16 @@ class Stages:
     self.config, self.inputs, self.pretrained = config, inputs, pretrained
     self.run, self.store, self.teacher = run, store, teacher
     self.writer = writer
-    self._train_encoder = _with_dropout(
-      pretrained.encoder, config.train.dropout
+    self._train_encoder = pretrained.encoder.with_dropout(config.train.dropout)
+    self._loaded = Snapshot(
+      0, pretrained.params, pretrained.encoder, inputs, run, config
     )
 
   def warm_up(self) -> Snapshot:
     """The encoder before cycle 0: as loaded, or after the warm-up."""
     config = self.config.warmup
     if not config.warmup_epochs:
-      return Snapshot(0, self.pretrained.params, self)
+      return self._loaded
     pairs = lambda: SelfSupervisedPairs(  # noqa: E731
       self.inputs.train.tokens,
       self.inputs.labels,
@@ -173,7 +110,7 @@ class Stages:
       config.warmup_learning_rate,
       'warm-up',
     )
-    return Snapshot(0, params, self)
+    return self._loaded.next(params, 0)
 
   def shortlist(self, snapshot: Snapshot) -> Shortlist:
     """Top-k labels of each training document, by inner product."""
@@ -281,7 +218,7 @@ class Stages:
       config.learning_rate,
       f'train {cycle}',
     )
-    return Snapshot(cycle + 1, params, self)
+    return self._loaded.next(params, cycle + 1)
 
   def _fit(
     self,
@@ -328,8 +265,8 @@ class Stages:
     run, dev = self.run, self.inputs.dev
 
     def make() -> dict[str, Any]:
+      top = snapshot.tag(dev, 1, cycle, 'dev').labels[:, 0]
       with run.timed(cycle, 'dev'):
-        top = self._tag(snapshot, dev, 1, 'tag dev').labels[:, 0]
         pairs = Pairs(
           dev.texts,
           self.inputs.label_texts,
@@ -359,30 +296,15 @@ class Stages:
     run, test = self.run, self.inputs.test
 
     def make() -> dict[str, float | None]:
-      with run.timed(cycle, 'test'):
-        labels = self._tag(snapshot, test, _TEST_DEPTH, 'tag test').labels
-        scores = metrics(
-          labels,
-          test.corpus.targets,
-          num_labels=len(self.inputs.labels),
-          train_targets=self.inputs.dataset.train.targets,
-          propensity=self.inputs.dataset.propensity,
-        )
+      scores = metrics(
+        snapshot.tag(test, _TEST_DEPTH, cycle, 'test').labels,
+        test.corpus.targets,
+        num_labels=len(self.inputs.labels),
+        train_targets=self.inputs.dataset.train.targets,
+        propensity=self.inputs.dataset.propensity,
+      )
       self.writer.report(cycle, 'test', scores)
       return scores
 
     path = run.cycle_file(cycle, 'test_scores.json')
     return run.once(path, make, write_json, read_json)
-
-  def _tag(
-    self, snapshot: Snapshot, documents: Documents, k: int, desc: str
-  ) -> Shortlist:
-    return tag_documents(
-      snapshot.encoder,
-      snapshot.index,
-      documents.inputs,
-      self.inputs.doc_widths,
-      documents.corpus.filters,
-      k,
-      desc,
-    )

@@ -36,6 +36,18 @@ class BiEncoder:
     """Width of an embedding."""
     return self.config.dim
 
+  def with_dropout(self, rate: float) -> BiEncoder:
+    """The same encoder with another dropout rate; -1 keeps its own."""
+    if rate < 0:
+      return self
+    config = dataclasses.replace(
+      self.config,
+      dropout=rate,
+      attention_dropout=rate,
+      projection_dropout=rate if self.config.projection_dropout else 0.0,
+    )
+    return dataclasses.replace(self, config=config)
+
   def init(self, rng: jax.Array) -> Params:
     """Random parameters, nested dicts of float32 arrays."""
     tokens = jnp.zeros((1, 1), jnp.int32)

@@ -1,0 +1,95 @@
+"""The encoder as it enters a cycle, with what it makes of the label set."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from lmtx_jax.config import Config
+from lmtx_jax.encode import Encoder
+from lmtx_jax.inputs import Documents, Inputs
+from lmtx_jax.mips import MipsIndex, build_index
+from lmtx_jax.model.bi_encoder import BiEncoder
+from lmtx_jax.run_dir import RunDir
+from lmtx_jax.shortlist import tag_documents
+from lmtx_jax.types import Shortlist
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Snapshot:
+  """Parameters of one moment, and what follows from them.
+
+  Everything is made on first use, so that a resumed run only pays for what is
+  still to do.
+
+  Attributes:
+    cycle: the cycle that they enter.
+    params: parameters of the bi-encoder, on the host.
+    bi_encoder: the tied towers.
+    inputs: what the run reads.
+    run: where the label embeddings are kept.
+    config: of the run.
+  """
+
+  cycle: int
+  params: Any
+  bi_encoder: BiEncoder
+  inputs: Inputs
+  run: RunDir
+  config: Config
+
+  def next(self, params: Any, cycle: int) -> Snapshot:
+    """What a training made: other parameters, which enter another cycle."""
+    return dataclasses.replace(self, params=params, cycle=cycle)
+
+  @functools.cached_property
+  def encoder(self) -> Encoder:
+    """On the devices."""
+    batch_tokens = self.config.encoder.encode_batch_tokens
+    return Encoder(self.bi_encoder, self.params, batch_tokens)
+
+  @functools.cached_property
+  def label_embeddings(self) -> np.ndarray:
+    """`[num_labels, dim]` f32, memory-mapped."""
+    inputs = self.inputs
+    with self.run.timed(self.cycle, 'encode'):
+      return self.run.once_array(
+        self.run.cycle_file(self.cycle, 'label_embeddings.npy'),
+        (len(inputs.labels), self.bi_encoder.dim),
+        lambda out: self.encoder.encode(
+          inputs.labels, inputs.label_widths, out, 'embed labels'
+        ),
+      )
+
+  @functools.cached_property
+  def index(self) -> MipsIndex:
+    """Of the label embeddings."""
+    embeddings = self.label_embeddings
+    with self.run.timed(self.cycle, 'index'):
+      return build_index(self.config.shortlist.index, embeddings)
+
+  def tag(
+    self, documents: Documents, k: int, cycle: int, stage: str
+  ) -> Shortlist:
+    """The k best labels of documents.
+
+    Args:
+      documents: of one part.
+      k: labels a document.
+      cycle: whose seconds are counted.
+      stage: name of those seconds.
+    """
+    index = self.index  # has seconds of its own
+    with self.run.timed(cycle, stage):
+      return tag_documents(
+        self.encoder,
+        index,
+        documents.inputs,
+        self.inputs.doc_widths,
+        documents.corpus.filters,
+        k,
+        f'tag {stage}',
+      )
