@@ -15,11 +15,10 @@ import numpy as np
 
 from lmtx_jax import __version__
 from lmtx_jax.config import TextConfig
-from lmtx_jax.data.batches import bucket_widths
 from lmtx_jax.data.corpus import Corpus
 from lmtx_jax.data.tokens import TokenView, tokenize_texts
 from lmtx_jax.encode import Encoder
-from lmtx_jax.mips import ExactIndex, MipsIndex, ScannIndex
+from lmtx_jax.mips import ExactIndex, MipsIndex, ScannIndex, choose_index
 from lmtx_jax.model import pretrained as pretrained_lib
 from lmtx_jax.model.pretrained import Pretrained
 from lmtx_jax.run_dir import read_json, staged, write_json
@@ -27,7 +26,15 @@ from lmtx_jax.shortlist import tag_documents
 from lmtx_jax.types import Ragged, Record, Shortlist, UserError
 
 FORMAT = 1  # raised when a bundle changes so that old programs misread it
-_NEEDED = ('num_labels', 'dim', 'encode_title', 'label_text', 'max_doc_tokens')
+_NEEDED = (
+  'num_labels',
+  'dim',
+  'encode_title',
+  'label_text',
+  'max_doc_tokens',
+  'doc_widths',
+  'compute_dtype',
+)
 _BLOCK = 4096  # labels written at a time
 
 
@@ -42,6 +49,7 @@ def export(
   text: TextConfig,
   max_doc_tokens: int,
   max_label_tokens: int,
+  doc_widths: np.ndarray,
   about: dict[str, Any],
 ) -> None:
   """Writes a bundle; it appears whole, or not at all.
@@ -56,6 +64,7 @@ def export(
     text: how records become texts.
     max_doc_tokens: longest document that is embedded.
     max_label_tokens: longest label that is embedded.
+    doc_widths: lengths to pad documents to, ascending.
     about: dataset, scores and flags, for people.
   """
   with staged(folder) as temporary:
@@ -89,6 +98,8 @@ def export(
         'label_text': text.label_text,
         'max_doc_tokens': max_doc_tokens,
         'max_label_tokens': max_label_tokens,
+        'doc_widths': np.asarray(doc_widths).tolist(),
+        'compute_dtype': pretrained.encoder.dtype,
         **about,
       },
     )
@@ -115,7 +126,8 @@ class Bundle:
     self.about = _read_about(folder)
     self.text = TextConfig(self.about['encode_title'], self.about['label_text'])
     self.max_doc_tokens = self.about['max_doc_tokens']
-    self._pretrained = pretrained_lib.load(folder)
+    self.doc_widths = np.array(self.about['doc_widths'], np.int64)
+    self._pretrained = pretrained_lib.load(folder, self.about['compute_dtype'])
     self.label_embeddings = self._open_embeddings(folder)
     self.label_uids, self.label_titles = _read_labels(
       os.path.join(folder, 'labels.jsonl'), self.about['num_labels']
@@ -142,7 +154,7 @@ class Bundle:
     return array
 
   def _open_index(self, folder: str) -> MipsIndex:
-    if not os.path.isdir(folder):
+    if not os.path.isdir(folder) or choose_index('auto') == 'exact':
       return ExactIndex(self.label_embeddings)
     ids = os.path.join(folder, 'scann_docids.pkl')
     if os.path.exists(ids):  # ScaNN would load it, and it could do anything
@@ -174,7 +186,7 @@ class Bundle:
       self.encoder,
       self.index,
       inputs,
-      bucket_widths(inputs.lengths, self.max_doc_tokens),
+      self.doc_widths,
       Ragged.from_rows([[] for _ in records]),
       top_k,
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-import itertools
+import dataclasses
 import os
+
+import numpy as np
 
 from lmtx_jax.config import Config, EncoderConfig
 from lmtx_jax.data.corpus import Corpus, Texts
@@ -37,7 +39,9 @@ def load_encoder(
   if settings.encoder != 'scratch':
     loaded = pretrained.load(settings.encoder, settings.compute_dtype)
     _check_lengths(settings, loaded.encoder.config.max_positions)
-    return loaded
+    # LMTX scores by cosine, whatever the model was made for.
+    cosine = dataclasses.replace(loaded.encoder, normalize=True)
+    return dataclasses.replace(loaded, encoder=cosine)
   folder = run.file('scratch')
   if not os.path.isdir(folder):
     longest = max(settings.max_doc_tokens, settings.max_train_doc_tokens)
@@ -67,9 +71,12 @@ def _check_lengths(settings: EncoderConfig, positions: int) -> None:
 
 
 def _sample_texts(documents: Corpus, labels: Corpus) -> Iterator[str]:
-  """Title and content of the first documents and labels."""
+  """Title and content of documents and labels from everywhere in the files."""
   for corpus in (documents, labels):
-    texts = Texts(corpus, lambda record: f'{record.title}\n{record.content}')
-    yield from itertools.islice(
-      itertools.chain.from_iterable(texts.blocks()), _VOCAB_TEXTS
+    rows = np.unique(
+      np.linspace(0, len(corpus) - 1, min(len(corpus), _VOCAB_TEXTS)).round()
     )
+    part = corpus.take(rows.astype(np.int64))
+    texts = Texts(part, lambda record: f'{record.title}\n{record.content}')
+    for block in texts.blocks():
+      yield from block

@@ -20,7 +20,6 @@ from lmtx_jax import cli, devices
 from lmtx_jax.bundle import Bundle
 from lmtx_jax.cli import flag
 from lmtx_jax.config import SourceConfig
-from lmtx_jax.data.batches import bucket_widths
 from lmtx_jax.data.builders import load_dataset
 from lmtx_jax.data.corpus import Corpus, Dataset
 from lmtx_jax.data.tokens import tokenize
@@ -78,7 +77,7 @@ def score(
     bundle.encoder,
     bundle.index,
     inputs,
-    bucket_widths(inputs.lengths, bundle.max_doc_tokens),
+    bundle.doc_widths,
     corpus.filters,
     _DEPTH,
     'tag',

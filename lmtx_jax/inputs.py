@@ -19,6 +19,7 @@ from lmtx_jax.data.corpus import (
 from lmtx_jax.data.tokens import Tokens, TokenView, tokenize
 from lmtx_jax.types import UserError
 
+_BLOCK = 1024  # documents read at a time
 _DEV_SHARE = 5  # dev documents are at most one of these many
 
 
@@ -81,11 +82,15 @@ def draw_documents(
     raise UserError('at least two training documents are needed')
   rng = np.random.default_rng((config.run.seed, 1))
   order = rng.permutation(len(corpus))
-  empty = document_texts(corpus, config.text).is_empty[order]
   num_dev = min(sample.num_dev_docs, max(1, len(corpus) // _DEV_SHARE))
   if num_dev < sample.num_dev_docs:
     logging.warning('only %d dev documents: too few documents', num_dev)
-  dev = order[~empty][:num_dev]
+  dev = _first_with_text(document_texts(corpus, config.text), order, num_dev)
+  if not len(dev):
+    raise UserError(
+      'no training document has a text; where it stands in "title",'
+      ' --encode_title is needed'
+    )
   rest = order[~np.isin(order, dev)]
   train = rest[: sample.num_train_docs or len(rest)]
   if len(train) < sample.num_train_docs:
@@ -96,6 +101,21 @@ def draw_documents(
     corpus.take(np.sort(dev), 'dev'),
     dataset.test.take(test, 'test'),
   )
+
+
+def _first_with_text(texts: Texts, order: np.ndarray, count: int) -> np.ndarray:
+  """The first documents of `order` that are not empty, read as needed."""
+  found: list[int] = []
+  for start in range(0, len(order), _BLOCK):
+    rows = order[start : start + _BLOCK]
+    found += [
+      row
+      for row, text in zip(rows, texts.get(rows), strict=True)
+      if text.strip()
+    ]
+    if len(found) >= count:
+      break
+  return np.array(found[:count], np.int64)
 
 
 def load_inputs(

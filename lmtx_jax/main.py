@@ -26,14 +26,16 @@ from lmtx_jax.run_dir import RunDir
 from lmtx_jax.snapshot import Snapshot
 from lmtx_jax.stages import Stages, check_batch_sizes
 from lmtx_jax.summary import best_cycle, make_summary, table, write_summary
-from lmtx_jax.teacher.teacher import make_teacher
+from lmtx_jax.teacher.teacher import check_teacher, make_teacher
 from lmtx_jax.teacher.verdict_store import VerdictStore
+from lmtx_jax.types import UserError
 
 
 def main(values: flags.FlagValues) -> None:
   """Trains, and prints the table of the cycles."""
   config = Config(*(cli.build(part, values) for part in TRAINING))
   devices.setup(config.source.data_cache)
+  check_teacher(config.teacher)
   dataset = load_dataset(config.source)
   run = RunDir(config.run.run_dir or os.path.join('runs', dataset.name))
   run.guard(config.parts, dataset.fingerprint, dataset.name)
@@ -63,6 +65,7 @@ def open_stages(
   teacher = make_teacher(
     config.teacher, (inputs.train.texts, inputs.dev.texts), inputs.label_texts
   )
+  run.bind('encoder', pretrained.digest)
   return Stages(config, inputs, pretrained, run, store, teacher, writer)
 
 
@@ -80,7 +83,11 @@ def train(stages: Stages) -> dict:
   for cycle in range(config.run.num_cycles):
     shortlist = stages.shortlist(snapshot)
     pseudo_labels = stages.teach(cycle, shortlist)
+    if not len(pseudo_labels.accepted.values):
+      stopped_because = 'the teacher accepted nothing'
+      break
     base = snapshot if config.train.warm_start else start
+    snapshot.release()
     snapshot = stages.fit(cycle, base.params, pseudo_labels)
     dev_scores.append(stages.dev_score(cycle, snapshot))
     test_scores.append(stages.test_scores(cycle, snapshot))
@@ -89,6 +96,11 @@ def train(stages: Stages) -> dict:
       stopped_because = 'the dev score did not rise'
       break
     best = snapshot
+  if config.run.num_cycles and not dev_scores:
+    raise UserError(
+      'the teacher accepted none of the shortlisted pairs, so there is nothing'
+      ' to learn from; look at --teacher and its flags, --label_text, --prompt'
+    )
   summary = make_summary(run, dev_scores, test_scores, initial, stopped_because)
   export(stages, best, summary)
   write_summary(run, summary)
@@ -116,6 +128,7 @@ def export(stages: Stages, best: Snapshot, summary: dict) -> None:
     text=config.text,
     max_doc_tokens=config.encoder.max_doc_tokens,
     max_label_tokens=config.encoder.max_label_tokens,
+    doc_widths=stages.inputs.doc_widths,
     about={
       'dataset': stages.inputs.dataset.name,
       'data': stages.inputs.dataset.fingerprint,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
-import sys
 from typing import Protocol
 
 from absl import logging
@@ -34,7 +34,8 @@ class MipsIndex(Protocol):
       k: labels a query; at most as many as there are labels come back.
 
     Returns:
-      labels `[n, k]` int32, and inner products `[n, k]` float32, best first.
+      labels `[n, k]` int32, and inner products `[n, k]` float32, best first;
+      -1 and -inf where the index reached no more.
     """
 
 
@@ -158,21 +159,18 @@ class ScannIndex:
     labels, scores = self._searcher.search_batched_parallel(
       np.asarray(queries, np.float32), final_num_neighbors=k, **kwargs
     )
-    return labels.astype(np.int32), scores.astype(np.float32)
+    absent = np.isnan(scores)  # fewer than k were reached in the tree
+    return (
+      np.where(absent, -1, labels).astype(np.int32),
+      np.where(absent, -np.inf, scores).astype(np.float32),
+    )
 
 
 def choose_index(kind: str) -> str:
   """Resolves 'auto': ScaNN where it has a build, the exact index elsewhere."""
   if kind != 'auto':
     return kind
-  if sys.platform == 'linux':
+  if importlib.util.find_spec('scann'):
     return 'scann'
-  logging.info('ScaNN has no build for this platform: exact search')
+  logging.info('ScaNN is not installed, it has no build here: exact search')
   return 'exact'
-
-
-def build_index(kind: str, embeddings: np.ndarray) -> MipsIndex:
-  """Indexes `[num_labels, dim]` embeddings; `kind` is auto, scann or exact."""
-  if choose_index(kind) == 'scann':
-    return ScannIndex.build(embeddings)
-  return ExactIndex(embeddings)

@@ -22,6 +22,9 @@ import numpy as np
 from lmtx_jax import __version__
 from lmtx_jax.types import UserError
 
+_HEADER = {'data', 'name', 'run'}  # of a flags.txt
+_OWN = ('.', 'verdicts.')  # what may lie in a folder before a run begins
+
 
 @contextlib.contextmanager
 def staged(path: str) -> Iterator[str]:
@@ -44,9 +47,17 @@ def staged(path: str) -> Iterator[str]:
     yield temporary
     _sync(temporary)
     os.replace(temporary, path)
-    _sync(head)
+    _sync_entry(head)
   finally:
     _remove(temporary)
+
+
+@contextlib.contextmanager
+def locked(path: str) -> Iterator[None]:
+  """Holds a file lock, which the system frees when the process dies."""
+  with open(path, 'w') as f:
+    fcntl.flock(f, fcntl.LOCK_EX)
+    yield
 
 
 def _remove(path: str) -> None:
@@ -57,6 +68,14 @@ def _remove(path: str) -> None:
 
 
 def _sync(path: str) -> None:
+  """Makes a file safe on the disk, or a folder with all that is in it."""
+  if os.path.isdir(path) and not os.path.islink(path):
+    for entry in os.scandir(path):
+      _sync(entry.path)
+  _sync_entry(path)
+
+
+def _sync_entry(path: str) -> None:
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
@@ -142,9 +161,20 @@ class RunDir:
         lines.append(f'--{field.name}={value}')
         if not field.metadata['operational']:
           binding[field.name] = value
-    if os.path.exists(path) and not self._is_begun():
-      _remove(self.file('scratch'))  # those flags failed before the first stage
-      _remove(path)
+    if os.path.exists(path):
+      known, _ = _read_flags(path)
+      if not known.keys() >= _HEADER:
+        raise UserError(
+          f'{path} was not written by a run; choose another --run_dir'
+        )
+      if not self._is_begun():
+        # Those flags failed before the first stage: they bind nothing.
+        _remove(self.file('scratch'))
+        _remove(path)
+    elif any(not name.startswith(_OWN) for name in os.listdir(self.path)):
+      raise UserError(
+        f'{self.path} is not empty and no run; choose another --run_dir'
+      )
     if not os.path.exists(path):
       header['run'] = uuid.uuid4().hex
       with staged(path) as temporary, open(temporary, 'w') as f:
@@ -152,8 +182,6 @@ class RunDir:
         f.writelines(f'# {key} {value}\n' for key, value in header.items())
         f.writelines(line + '\n' for line in lines)
     known, old = _read_flags(path)
-    if not known.keys() >= {'data', 'name', 'run'}:
-      raise UserError(f'{path} was not written by a run; choose another folder')
     self.run_id = known['run']
     if known['data'] != data:
       raise UserError(
@@ -169,6 +197,24 @@ class RunDir:
       raise UserError(
         f'{self.path} is a run with other flags: {", ".join(differ)}; choose'
         ' another --run_dir, or give the flags of RUN/flags.txt'
+      )
+
+  def bind(self, name: str, value: str) -> None:
+    """Notes what the run depends on, or checks that it is the same.
+
+    Args:
+      name: of what it is, as a message names it.
+      value: its digest.
+
+    Raises:
+      UserError: the run was begun with another one.
+    """
+    path = self.cycle_file(-1, f'{name}.json')
+    known = self.once(path, lambda: value, write_json, read_json)
+    if known != value:
+      raise UserError(
+        f'{self.path} is a run with another {name} than there is now; choose'
+        ' another --run_dir'
       )
 
   def _is_begun(self) -> bool:

@@ -39,7 +39,9 @@ def make_shortlist(
   for start in tqdm(starts, desc=desc, unit='block', disable=desc is None):
     rows = np.arange(start, min(start + _BLOCK, len(embeddings)))
     filtered = filters.take(rows)
-    depth = k + int(filtered.lengths.max(initial=0))
+    most = int(filtered.lengths.max(initial=0))
+    # A power of two more, so that blocks share one compiled search.
+    depth = k + ((1 << (most - 1).bit_length()) if most else 0)
     found, score = index.search(np.asarray(embeddings[rows]), depth)
     found, score = _remove(found, score, filtered, k)
     labels[rows, : found.shape[1]] = found

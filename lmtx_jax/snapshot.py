@@ -11,7 +11,7 @@ import numpy as np
 from lmtx_jax.config import Config
 from lmtx_jax.encode import Encoder
 from lmtx_jax.inputs import Documents, Inputs
-from lmtx_jax.mips import MipsIndex, build_index
+from lmtx_jax.mips import ExactIndex, MipsIndex, ScannIndex, choose_index
 from lmtx_jax.model.bi_encoder import BiEncoder
 from lmtx_jax.run_dir import RunDir
 from lmtx_jax.shortlist import tag_documents
@@ -45,6 +45,11 @@ class Snapshot:
     """What a training made: other parameters, which enter another cycle."""
     return dataclasses.replace(self, params=params, cycle=cycle)
 
+  def release(self) -> None:
+    """Frees what takes memory; it is made or opened again when needed."""
+    for name in ('encoder', 'index'):
+      self.__dict__.pop(name, None)
+
   @functools.cached_property
   def encoder(self) -> Encoder:
     """On the devices."""
@@ -68,8 +73,16 @@ class Snapshot:
   def index(self) -> MipsIndex:
     """Of the label embeddings."""
     embeddings = self.label_embeddings
+    if choose_index(self.config.shortlist.index) == 'exact':
+      return ExactIndex(embeddings)
+    # An artifact too, for ScaNN's tree is another one each time it is built.
     with self.run.timed(self.cycle, 'index'):
-      return build_index(self.config.shortlist.index, embeddings)
+      return self.run.once(
+        self.run.cycle_file(self.cycle, 'scann'),
+        lambda: ScannIndex.build(embeddings),
+        lambda folder, index: index.save(folder),
+        lambda folder: ScannIndex.load(folder, len(embeddings)),
+      )
 
   def tag(
     self, documents: Documents, k: int, cycle: int, stage: str
@@ -82,10 +95,10 @@ class Snapshot:
       cycle: whose seconds are counted.
       stage: name of those seconds.
     """
-    index = self.index  # has seconds of its own
+    encoder, index = self.encoder, self.index  # have seconds of their own
     with self.run.timed(cycle, stage):
       return tag_documents(
-        self.encoder,
+        encoder,
         index,
         documents.inputs,
         self.inputs.doc_widths,

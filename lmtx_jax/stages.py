@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import shutil
 from typing import Any
 
-from absl import logging
 import jax
 import numpy as np
 
@@ -19,6 +19,7 @@ from lmtx_jax.run_dir import (
   RunDir,
   read_arrays,
   read_json,
+  staged,
   write_arrays,
   write_json,
 )
@@ -55,15 +56,6 @@ def check_batch_sizes(config: Config) -> None:
       )
 
 
-def _fitting_batch(batch_size: int, num_documents: int) -> int:
-  """A smaller batch where there are not even documents for one."""
-  if num_documents >= batch_size:
-    return batch_size
-  fitting = num_documents // devices.count() * devices.count()
-  logging.warning('a batch of %d: only so many pseudo-labelled', fitting)
-  return max(fitting, devices.count())
-
-
 class Stages:
   """The steps of Algorithm 1; each is done once, and read back after that."""
 
@@ -91,14 +83,14 @@ class Stages:
     config = self.config.warmup
     if not config.warmup_epochs:
       return self._loaded
-    pairs = lambda: SelfSupervisedPairs(  # noqa: E731
+    pairs = lambda batch_size: SelfSupervisedPairs(  # noqa: E731
       self.inputs.train.tokens,
       self.inputs.labels,
       word_starts(self.pretrained.tokenizer),
       max_tokens=self.config.encoder.max_doc_tokens,
       min_words=config.warmup_min_words,
       max_words=config.warmup_max_words,
-      batch_size=config.warmup_batch_size,
+      batch_size=batch_size,
       epochs=config.warmup_epochs,
       seed=(self.config.run.seed, 2),
     )
@@ -106,6 +98,7 @@ class Stages:
       _WARMUP,
       self.pretrained.params,
       pairs,
+      config.warmup_batch_size,
       losses.warmup_loss(config),
       config.warmup_learning_rate,
       'warm-up',
@@ -157,7 +150,8 @@ class Stages:
         )
       counts = self._teaching(found, tally)
       self.writer.report(cycle, 'teach', counts)
-      write_json(run.cycle_file(cycle, 'teaching.json'), counts)
+      with staged(run.cycle_file(cycle, 'teaching.json')) as temporary:
+        write_json(temporary, counts)
       return {
         'accepted_values': found.accepted.values,
         'accepted_offsets': found.accepted.offsets,
@@ -199,14 +193,12 @@ class Stages:
   def fit(self, cycle: int, start: Any, found: PseudoLabels) -> Snapshot:
     """Trains on the pseudo labels; the result enters the next cycle."""
     config = self.config.train
-    pairs = lambda: PseudoLabelPairs(  # noqa: E731
+    pairs = lambda batch_size: PseudoLabelPairs(  # noqa: E731
       self.inputs.train_inputs,
       self.inputs.labels,
       found.accepted,
       self.inputs.label_key,
-      batch_size=_fitting_batch(
-        config.batch_size, int((found.accepted.lengths > 0).sum())
-      ),
+      batch_size=batch_size,
       epochs=config.epochs,
       seed=(self.config.run.seed, 3, cycle),
     )
@@ -214,6 +206,7 @@ class Stages:
       cycle,
       start,
       pairs,
+      config.batch_size,
       losses.cycle_loss(config),
       config.learning_rate,
       f'train {cycle}',
@@ -224,8 +217,9 @@ class Stages:
     self,
     cycle: int,
     start: Any,
-    make_pairs: Any,
-    loss: Any,
+    make_pairs: Callable[[int], PairSource],
+    batch_size: int,
+    loss: losses.Loss,
     learning_rate: float,
     desc: str,
   ) -> Any:
@@ -236,7 +230,10 @@ class Stages:
     def make() -> Any:
       key = jax.random.key(self.config.run.seed)
       with run.timed(cycle, 'train'):
-        pairs: PairSource = make_pairs()
+        pairs = make_pairs(batch_size)
+        if pairs.num_pairs < batch_size:  # a smaller batch is better than none
+          num = devices.count()
+          pairs = make_pairs(max(1, pairs.num_pairs // num) * num)
         return fit(
           self._train_encoder,
           start,

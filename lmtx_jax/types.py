@@ -62,6 +62,16 @@ class Ragged:
     )
     return Ragged(np.asarray(self.values[positions]), offsets)
 
+  def without(self, banned: Ragged) -> Ragged:
+    """The rows less the values that stand in the same row of `banned`."""
+    base = 1 + max(self.values.max(initial=0), banned.values.max(initial=0))
+    keep = ~np.isin(
+      self.row_ids * int(base) + self.values,
+      banned.row_ids * int(base) + banned.values,
+    )
+    lengths = np.bincount(self.row_ids[keep], minlength=len(self))
+    return Ragged(self.values[keep], np.concatenate([[0], np.cumsum(lengths)]))
+
   @classmethod
   def from_rows(cls, rows: Iterable[Sequence[int]], dtype=np.int32) -> Ragged:
     """Copies a list of rows."""

@@ -6,7 +6,6 @@ from array import array
 from collections.abc import Iterator
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -18,9 +17,10 @@ import tensorflow_datasets as tfds
 
 from lmtx_jax.data import reading
 from lmtx_jax.data.corpus import Corpus, Dataset
+from lmtx_jax.run_dir import locked
 from lmtx_jax.types import Ragged, Record, UserError
 
-_VERSION = 1  # of what is written; names the folder of the cache
+_VERSION = 2  # of what is written; names the folder of the cache
 _BLOCK = 512  # records handed to the writer at once
 _SHARD = 200_000  # records in one array_record file
 
@@ -40,7 +40,7 @@ def converted(source: reading.Source, cache: str) -> str:
   if os.path.isdir(folder):
     return folder
   os.makedirs(home(cache), exist_ok=True)
-  with _locked(folder + '.lock'):
+  with locked(folder + '.lock'):
     if not os.path.isdir(folder):  # it may have come while we waited
       unfinished = folder + '.unfinished'
       shutil.rmtree(unfinished, ignore_errors=True)
@@ -80,14 +80,6 @@ def opened(
   if propensity is None:
     return dataset
   return dataclasses.replace(dataset, propensity=propensity)
-
-
-@contextlib.contextmanager
-def _locked(path: str) -> Iterator[None]:
-  """Holds a file lock, which the system frees when the process dies."""
-  with open(path, 'w') as f:
-    fcntl.flock(f, fcntl.LOCK_EX)
-    yield
 
 
 @contextlib.contextmanager
@@ -180,7 +172,7 @@ class _SplitConverter:
     targets = Ragged(
       np.array(self._targets, np.int32),
       np.concatenate([[0], np.cumsum(self._lengths, dtype=np.int64)]),
-    )
+    ).without(filters)  # what must never be predicted is never counted
     for what, rows in (('targets', targets), ('filters', filters)):
       _save_ragged(folder, f'{self._split}_{what}', rows)
     self._digest.update(filters.values.tobytes() + filters.offsets.tobytes())

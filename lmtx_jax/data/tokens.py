@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import shutil
-import tempfile
 
 from absl import logging
 import numpy as np
@@ -14,6 +12,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from lmtx_jax.data.corpus import Corpus
+from lmtx_jax.run_dir import locked, staged
 from lmtx_jax.types import Ragged
 
 _FORMAT = 1  # raised when the files' meaning changes
@@ -189,42 +188,35 @@ def _encode(
 
 
 def _write(folder: str, corpus: Corpus, backend: Tokenizer, dtype) -> None:
-  """Writes the token files into a temporary folder and renames it."""
+  """Writes the token files, unless another process is first."""
   os.makedirs(os.path.dirname(folder), exist_ok=True)
-  staging = tempfile.mkdtemp(dir=os.path.dirname(folder), prefix='.making-')
+  with locked(f'{folder}.lock'):
+    if os.path.isdir(folder):
+      return
+    with staged(folder) as staging:
+      os.mkdir(staging)
+      _write_files(staging, corpus, backend, dtype)
+
+
+def _write_files(
+  staging: str, corpus: Corpus, backend: Tokenizer, dtype
+) -> None:
   sizes, title_sizes = [np.zeros(1, np.int64)], [np.zeros(0, np.int64)]
-  try:
-    with (
-      open(os.path.join(staging, 'ids.bin'), 'wb') as f,
-      tqdm(total=len(corpus), desc=f'tokenise {corpus.name}', unit='text') as t,
-    ):
-      for start in range(0, len(corpus), _BLOCK):
-        records = corpus.records(range(start, min(start + _BLOCK, len(corpus))))
-        rows, title_size = _encode(
-          backend, [r.title for r in records], [r.content for r in records]
-        )
-        for row in rows:
-          f.write(np.asarray(row, dtype).tobytes())
-        sizes.append(np.array([len(row) for row in rows], np.int64))
-        title_sizes.append(title_size)
-        t.update(len(records))
-      f.flush()
-      os.fsync(f.fileno())
-    offsets = np.cumsum(np.concatenate(sizes))
-    for name, array in (
-      ('offsets.npy', offsets),
-      ('title_sizes.npy', np.concatenate(title_sizes)),
-    ):
-      with open(os.path.join(staging, name), 'wb') as f:
-        np.save(f, array)
-        f.flush()
-        os.fsync(f.fileno())
-    os.rename(staging, folder)
-  except OSError:
-    shutil.rmtree(staging, ignore_errors=True)
-    if not os.path.isdir(folder):  # else another process was first
-      raise
-  except BaseException:
-    shutil.rmtree(staging, ignore_errors=True)
-    raise
+  with (
+    open(os.path.join(staging, 'ids.bin'), 'wb') as f,
+    tqdm(total=len(corpus), desc=f'tokenise {corpus.name}', unit='text') as bar,
+  ):
+    for start in range(0, len(corpus), _BLOCK):
+      records = corpus.records(range(start, min(start + _BLOCK, len(corpus))))
+      rows, title_size = _encode(
+        backend, [r.title for r in records], [r.content for r in records]
+      )
+      for row in rows:
+        f.write(np.asarray(row, dtype).tobytes())
+      sizes.append(np.array([len(row) for row in rows], np.int64))
+      title_sizes.append(title_size)
+      bar.update(len(records))
+  offsets = np.cumsum(np.concatenate(sizes))
+  np.save(os.path.join(staging, 'offsets.npy'), offsets)
+  np.save(os.path.join(staging, 'title_sizes.npy'), np.concatenate(title_sizes))
   logging.info('%s: %d tokens', corpus.name, offsets[-1])

@@ -64,7 +64,7 @@ def metrics(
   if train_targets is not None and len(train_targets.values):
     weights = inverse_propensity(train_targets, num_labels, propensity)
     for k in _PSP_AT:
-      reached = (hits * weights[labels])[:, :k].sum()
+      reached = (hits[:, :k] * weights[labels[:, :k]]).sum()
       best = _largest_sums(truth, weights[truth % num_labels], num_labels, k)
       scores[f'PSP@{k}'] = 100 * float(reached / best)
   return scores
@@ -124,7 +124,10 @@ def _contains(
   """`[num_docs, k]` bool, which predicted labels are true."""
   rows = np.arange(len(labels), dtype=np.int64)[:, None]
   keys = rows * num_labels + labels
-  return np.isin(keys, truth) & (labels >= 0)
+  if not len(truth):
+    return np.zeros(labels.shape, bool)
+  place = np.minimum(np.searchsorted(truth, keys), len(truth) - 1)
+  return (truth[place] == keys) & (labels >= 0)
 
 
 def _ndcg(hits: np.ndarray, num_true: np.ndarray, k: int) -> np.ndarray:

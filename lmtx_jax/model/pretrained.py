@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 import dataclasses
+import hashlib
 import os
 from typing import Any
 
@@ -48,6 +49,15 @@ class Pretrained:
   params: Params
   tokenizer: PreTrainedTokenizerFast
   hf_config: dict[str, Any]
+
+  @property
+  def digest(self) -> str:
+    """Hex digest of all that its embeddings follow from."""
+    digest = hashlib.sha256(repr(self.encoder).encode())
+    digest.update(self.tokenizer.backend_tokenizer.to_str().encode())
+    for leaf in jax.tree.leaves(self.params):
+      digest.update(np.ascontiguousarray(leaf))
+    return digest.hexdigest()
 
 
 def load(name: str, compute_dtype: str = 'float32') -> Pretrained:

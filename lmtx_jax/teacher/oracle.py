@@ -17,7 +17,7 @@ from lmtx_jax.config import TeacherConfig
 from lmtx_jax.data.corpus import Texts
 from lmtx_jax.teacher import prompts
 from lmtx_jax.teacher.pairs import Pairs
-from lmtx_jax.types import NO, YES, Verdicts
+from lmtx_jax.types import NO, YES, UserError, Verdicts
 
 _CHUNK = 8192  # pairs answered at a time
 
@@ -41,6 +41,11 @@ class OracleTeacher:
   @functools.cached_property
   def _truth(self) -> np.ndarray:
     """`[num_true]` uint64, sorted hashes of the true pairs of texts."""
+    if not any(len(texts.corpus.targets.values) for texts in self._documents):
+      raise UserError(
+        '--teacher=oracle answers from the target_ind of the training'
+        ' documents, and none has any'
+      )
     return np.unique(
       np.concatenate(
         [

@@ -22,6 +22,15 @@ from lmtx_jax.types import (
 )
 
 
+def check_teacher(config: TeacherConfig) -> None:
+  """Raises a UserError where this version has no such teacher."""
+  if config.teacher not in ('lexical', 'oracle'):
+    raise UserError(
+      f'--teacher={config.teacher}: this version has no SGLang backend yet; '
+      'use --teacher=lexical or --teacher=oracle'
+    )
+
+
 def make_teacher(
   config: TeacherConfig, documents: Sequence[Texts], labels: Texts
 ) -> Teacher:
@@ -37,15 +46,10 @@ def make_teacher(
   Raises:
     UserError: there is no such teacher in this version.
   """
-  match config.teacher:
-    case 'lexical':
-      return LexicalTeacher(config, documents, labels)
-    case 'oracle':
-      return OracleTeacher(config, documents, labels)
-  raise UserError(
-    f'--teacher={config.teacher}: this version has no SGLang backend yet; '
-    'use --teacher=lexical or --teacher=oracle'
-  )
+  check_teacher(config)
+  if config.teacher == 'oracle':
+    return OracleTeacher(config, documents, labels)
+  return LexicalTeacher(config, documents, labels)
 
 
 def pseudo_labels(

@@ -6,7 +6,7 @@ only, so a resumed run needs no stored iterator.
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -31,11 +31,24 @@ class PairSource(Protocol):
   are no negatives of the query (-1: none).
   """
 
+  num_pairs: int  # of the first epoch
   num_steps: int
   batch_size: int
 
   def batch(self, step: int) -> Batch:
     """The batch of a step."""
+
+
+class _LastEpoch:
+  """Keeps the epoch that was drawn last, for its many batches."""
+
+  def __init__(self, make: Callable[[int], tuple[np.ndarray, np.ndarray]]):
+    self._make, self._known = make, None
+
+  def __call__(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    if self._known is None or self._known[0] != epoch:
+      self._known = (epoch, self._make(epoch))
+    return self._known[1]
 
 
 class PseudoLabelPairs:
@@ -63,6 +76,7 @@ class PseudoLabelPairs:
       epochs: passes over the documents.
       seed: of every draw.
     """
+    self._epochs = _LastEpoch(self._make_epoch)
     self._rows = np.flatnonzero(accepted.lengths)
     self._documents, self._labels = documents, labels
     self._accepted = accepted.take(self._rows)
@@ -70,7 +84,8 @@ class PseudoLabelPairs:
     self._seed = seed
     self.batch_size = batch_size
     self._lengths = documents.lengths[self._rows]
-    self._steps_per_epoch = len(self._rows) // batch_size
+    self.num_pairs = len(self._rows)
+    self._steps_per_epoch = self.num_pairs // batch_size
     self.num_steps = self._steps_per_epoch * epochs
     # Shapes follow from all documents, not from those of this cycle, so that
     # no cycle compiles the step again.
@@ -87,8 +102,7 @@ class PseudoLabelPairs:
     inside = np.arange(width)[None, :] < self._accepted.lengths[:, None]
     self._accepted_keys[inside] = keys
 
-  @functools.lru_cache(maxsize=1)  # noqa: B019 - one epoch at a time
-  def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+  def _make_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """Order `[steps, batch]`, and the positive drawn for each document."""
     rng = np.random.default_rng((*self._seed, epoch))
     order = epoch_order(self._lengths, self.batch_size, rng, _WINDOW)
@@ -99,7 +113,7 @@ class PseudoLabelPairs:
   def batch(self, step: int) -> Batch:
     """See PairSource."""
     epoch, index = divmod(step, self._steps_per_epoch)
-    order, positives = self._epoch(epoch)
+    order, positives = self._epochs(epoch)
     rows, labels = order[index], positives[order[index]]
     width = width_of(self._lengths[rows].max(), self._widths)
     query_ids, query_lengths = self._documents.batch(self._rows[rows], width)
@@ -150,6 +164,7 @@ class SelfSupervisedPairs:
       epochs: how often the pairs are drawn.
       seed: of every draw.
     """
+    self._epochs = _LastEpoch(self._make_epoch)
     ids = documents.ids
     self._values = np.concatenate(
       [ids.values, labels.values.astype(ids.values.dtype)]
@@ -177,14 +192,14 @@ class SelfSupervisedPairs:
     # Each epoch draws other windows, so it may have a batch more or less: all
     # take as many steps as the first.
     first = np.stack(self._draw(0))  # [2, num_pairs, 2]
-    self._steps_per_epoch = first.shape[1] // batch_size
+    self.num_pairs = first.shape[1]
+    self._steps_per_epoch = self.num_pairs // batch_size
     self.num_steps = self._steps_per_epoch * epochs
     self._widths = bucket_widths(
       np.minimum(first[..., 1].ravel(), self._cap) + 2, max_tokens, _MAX_WIDTHS
     )
 
-  @functools.lru_cache(maxsize=1)  # noqa: B019 - one epoch at a time
-  def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+  def _make_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """Queries and passages `[steps, batch, 2]` (start, size)."""
     queries, passages = self._draw(epoch)
     lengths = np.minimum(queries[:, 1], self._cap)
@@ -239,7 +254,7 @@ class SelfSupervisedPairs:
   def batch(self, step: int) -> Batch:
     """See PairSource."""
     epoch, index = divmod(step, self._steps_per_epoch)
-    queries, passages = self._epoch(epoch)
+    queries, passages = self._epochs(epoch)
     key = np.arange(self.batch_size, dtype=np.int32)
     return {
       **self._side('query', queries[index]),

@@ -1,5 +1,6 @@
 """Token files, and what is read from them, against the real tokenizer."""
 
+from concurrent.futures import ThreadPoolExecutor
 import os
 
 from hypothesis import given, settings
@@ -8,7 +9,6 @@ import numpy as np
 import pytest
 
 from lmtx_jax.config import TextConfig
-from lmtx_jax.data import tokens as tokens_lib
 from lmtx_jax.data.corpus import Corpus, document_texts
 from lmtx_jax.data.tokens import tokenize, tokenize_texts
 from lmtx_jax.model.tokenizer import train_word_piece
@@ -148,31 +148,44 @@ def test_a_failed_pass_leaves_nothing(tokenizer, tmp_path):
   assert os.listdir(tmp_path / 'tokens') == []
 
 
-def test_a_half_written_folder_is_ignored(tokenizer, tmp_path, monkeypatch):
-  monkeypatch.setattr(tokens_lib.shutil, 'rmtree', lambda *_, **__: None)
-  with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
-
-    def kill(*_):
-      raise KeyboardInterrupt
-
-    killed.setattr(tokens_lib.os, 'rename', kill)
-    tokenize(corpus(RECORDS), tokenizer, STORED, str(tmp_path))
-  assert len(os.listdir(tmp_path / 'tokens')) == 1  # what a kill left
+def test_a_half_written_folder_is_ignored(tokenizer, tmp_path):
+  tokenize(corpus(RECORDS), tokenizer, STORED, str(tmp_path))
+  (folder,) = folders(tmp_path)
+  # What a kill leaves: a part of the files, under a name of its own.
+  unfinished = folder.with_name(f'.unfinished-{folder.name}')
+  folder.rename(unfinished)
+  (unfinished / 'offsets.npy').unlink()
   tokens = tokenize(corpus(RECORDS), tokenizer, STORED, str(tmp_path))
   assert read(tokens.view(9, content=False))[1] == expected(
     tokenizer, 'Splines', 9
   )
+  assert folders(tmp_path) == [folder]
+  assert not unfinished.exists()
 
 
-def test_two_processes_at_once(tokenizer, tmp_path):
-  """The other one is done while this one is still reading records."""
+def test_two_at_once(tokenizer, tmp_path):
+  """The second waits for the first, and then reads what it wrote."""
+  others = []
 
   class Raced(Source):
     def __getitems__(self, indices):
-      tokenize(corpus(RECORDS), tokenizer, STORED, str(tmp_path))
+      if not others:
+        others.append(
+          pool.submit(
+            tokenize, corpus(RECORDS), tokenizer, STORED, str(tmp_path)
+          )
+        )
       return super().__getitems__(indices)
 
-  tokens = tokenize(corpus(RECORDS, Raced), tokenizer, STORED, str(tmp_path))
+  with ThreadPoolExecutor(1) as pool:
+    tokens = tokenize(corpus(RECORDS, Raced), tokenizer, STORED, str(tmp_path))
+    second = others[0].result(timeout=30)
   alone = tokenize(corpus(RECORDS), tokenizer, STORED, str(tmp_path / 'own'))
   assert read(tokens.view(STORED)) == read(alone.view(STORED))
-  assert len(os.listdir(tmp_path / 'tokens')) == 1
+  assert read(second.view(STORED)) == read(alone.view(STORED))
+  assert len(folders(tmp_path)) == 1
+
+
+def folders(cache):
+  """The folders of token files in a cache."""
+  return sorted(path for path in (cache / 'tokens').iterdir() if path.is_dir())
