@@ -21,7 +21,7 @@ from lmtx_jax import cli, devices
 from lmtx_jax.bundle import Bundle
 from lmtx_jax.cli import flag
 from lmtx_jax.config import default_cache
-from lmtx_jax.data.reading import lines, parse_object, record
+from lmtx_jax.data.reading import lines, parse_object, record, well_formed
 from lmtx_jax.run_dir import staged
 from lmtx_jax.types import Record, UserError
 
@@ -69,7 +69,8 @@ def read_documents(path: str) -> Iterator[Record]:
     UserError: a line that is no JSON object of texts, as FILE:LINE.
   """
   for number, (place, line) in enumerate(lines(path, 'documents'), 1):
-    yield record(place, parse_object(place, line), uid=str(number))
+    item = record(place, parse_object(place, line), uid=str(number))
+    yield Record(*map(well_formed, item))
 
 
 if __name__ == '__main__':

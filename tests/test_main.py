@@ -25,6 +25,7 @@ from run_fixtures import (
   write_corpus,
   write_jsonl,
 )
+import safetensors.numpy
 
 from lmtx_jax.config import SourceConfig, TextConfig
 from lmtx_jax.data.builders import load_dataset
@@ -260,12 +261,87 @@ def test_stops_when_the_dev_score_does_not_rise(tiny, tmp_path):
   assert summary['test'] == summary['initial']
 
 
+def test_an_encoder_without_normalisation_scores_by_cosine(
+  tiny, bundle, tmp_path
+):
+  encoder = tmp_path / 'encoder'
+  shutil.copytree(bundle, encoder)
+  modules = json.loads((encoder / 'modules.json').read_text())
+  modules = [m for m in modules if 'Normalize' not in m['type']]
+  (encoder / 'modules.json').write_text(json.dumps(modules))
+  run = tmp_path / 'run'
+  train(
+    run,
+    (*tiny, '--teacher=oracle'),
+    *(f'--encoder={encoder}', '--warmup_epochs=0', '--num_cycles=0'),
+  )
+  embeddings = np.load(run / 'export' / 'label_embeddings.npy')
+  np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
+
+
+def test_another_encoder_in_the_middle_of_a_run(tiny, bundle, tmp_path):
+  encoder = tmp_path / 'encoder'
+  shutil.copytree(bundle, encoder)
+  flags = (
+    *(*tiny, '--teacher=oracle', '--num_cycles=0', '--warmup_epochs=0'),
+    *(f'--encoder={encoder}', f'--run_dir={tmp_path / "run"}'),
+  )
+  succeed('main', *flags)
+  weights = safetensors.numpy.load_file(encoder / 'model.safetensors')
+  name = min(weights)
+  weights[name] = weights[name] + 1
+  safetensors.numpy.save_file(weights, encoder / 'model.safetensors')
+  assert 'another encoder' in call('main', *flags).error
+
+
+def test_fewer_documents_than_a_batch_are_trained_on(tiny, tmp_path):
+  run = tmp_path / 'run'
+  train(
+    run,
+    (*tiny, '--teacher=oracle', '--num_cycles=1', '--num_train_docs=9'),
+    *('--warmup_epochs=1', '--warmup_batch_size=4096', '--batch_size=512'),
+  )
+  trained = {
+    row['cycle']
+    for row in read_jsonl(run / 'metrics.jsonl')
+    if 'train/loss' in row
+  }
+  assert trained == {-1, 0}
+
+
+def test_a_filtered_label_is_never_truth(tmp_path, cache):
+  corpus = made_corpus(20, 4)
+  folder = write_corpus(tmp_path / 'data', corpus)
+  first = corpus['tst'][0]['target_ind'][0]
+  (folder / 'filter_labels_test.txt').write_text(f'0 {first}\n')
+  dataset = load_dataset(SourceConfig(data_dir=str(folder), data_cache=cache))
+  assert dataset.test.filters[0].tolist() == [first]
+  assert dataset.test.targets[0].tolist() == corpus['tst'][0]['target_ind'][1:]
+  assert dataset.test.targets[1].tolist() == corpus['tst'][1]['target_ind']
+
+
 class TestRefused:
   """What is wrong is said in one line, before any work."""
 
   @pytest.fixture
   def flags(self, tiny, tmp_path):
     return (*tiny, '--teacher=oracle', f'--run_dir={tmp_path / "run"}')
+
+  def test_a_teacher_that_accepts_nothing(self, flags):
+    error = call(
+      'main', *flags, '--oracle_recall=0', '--oracle_false_yes=0'
+    ).error
+    assert 'accepted none' in error and '--teacher' in error
+
+  def test_documents_without_a_text(self, flags, tmp_path):
+    corpus = made_corpus(12, 4)
+    for row in corpus['trn']:
+      row['title'], row['content'] = row['content'], ''
+    folder = write_corpus(tmp_path / 'data', corpus)
+    error = call(
+      'main', *flags, f'--data_dir={folder}', '--noencode_title'
+    ).error
+    assert '--encode_title' in error
 
   @pytest.mark.parametrize(
     ('more', 'code', 'message'),

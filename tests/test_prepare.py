@@ -42,7 +42,8 @@ def test_a_named_dataset(folder, tmp_path, capsys):
   prepare_dataset(cache, '--dataset=EURLex-4K', f'--source_dir={folder}')
   out = capsys.readouterr().out
   assert 'eurlex4k: 1 labels' in out
-  assert '1 training documents, 1 with true labels (1.0 each), 1 filt' in out
+  # Its only true label is filtered.
+  assert '1 training documents, 0 with true labels, 1 filtered' in out
   assert 'known with 15,511 training documents' in out
   assert str(tmp_path / 'cache') in out
   prepare_dataset(cache, '--dataset=eurlex4k')

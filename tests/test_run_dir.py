@@ -140,6 +140,22 @@ class TestGuard:
     os.mkdir(run.cycle_file(0))
     return run
 
+  @pytest.mark.parametrize('name', ['flags.txt', 'thesis.txt'])
+  def test_a_folder_of_other_things_is_left_alone(self, tmp_path, name):
+    folder = tmp_path / 'home'
+    (folder / 'scratch').mkdir(parents=True)
+    (folder / name).write_text('mine')
+    with pytest.raises(UserError, match='--run_dir'):
+      RunDir(str(folder)).guard([Flags()], 'digest', 'mine')
+    assert (folder / name).read_text() == 'mine'
+    assert (folder / 'scratch').is_dir()
+
+  def test_what_is_bound_stays(self, run):
+    run.bind('encoder', 'one')
+    run.bind('encoder', 'one')
+    with pytest.raises(UserError, match='another encoder'):
+      run.bind('encoder', 'two')
+
   def test_the_same_may_go_on(self, run):
     begun = run.run_id
     assert begun

@@ -89,7 +89,8 @@ def test_only_a_block_with_filters_is_searched_deeper(monkeypatch):
   index = SortedIndex(labels)
   filters = Ragged.from_rows([[], [], [], [4, 5, 6], [], []])
   make_shortlist(index, docs, filters, 5)
-  assert index.depths == [5, 8, 5]
+  # Three more, rounded up: depths are few, as each is compiled.
+  assert index.depths == [5, 5 + 4, 5]
 
 
 @pytest.mark.parametrize('num_docs', [0, 1, 7])

@@ -148,7 +148,7 @@ class _SplitConverter:
   def records(self) -> Iterator[Record]:
     """The records, well-formed."""
     for row, (record, targets) in enumerate(self._source.records(self._split)):
-      record = Record(*(_well_formed(text) for text in record))
+      record = Record(*(reading.well_formed(text) for text in record))
       if self._split == reading.LABEL:
         self._check_label(record)
       targets = list(dict.fromkeys(targets))  # a label counts once
@@ -219,13 +219,6 @@ class _SplitConverter:
       np.array(labels, np.int32)[order],
       np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]),
     )
-
-
-def _well_formed(text: str) -> str:
-  """Replaces halves of surrogate pairs, which JSON can hold and UTF-8 not."""
-  if text.isascii():
-    return text
-  return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
 
 
 def _save_ragged(folder: str, name: str, rows: Ragged) -> None:

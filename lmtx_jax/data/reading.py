@@ -185,13 +185,15 @@ def record(place: str, item: dict, uid: str | None = None) -> Record:
     text = item.get(key)
     if text is not None and not isinstance(text, str):
       raise UserError(f'{place}: {key} is not a string: {shown(text)}')
-    texts.append(_encodable(text or ''))
+    texts.append(text or '')
   return Record(str(uid), *texts)
 
 
-def _encodable(text: str) -> str:
-  """The text without lone surrogates, which JSON can write but UTF-8 cannot."""
-  return text.encode('utf-8', 'replace').decode()
+def well_formed(text: str) -> str:
+  """Replaces halves of surrogate pairs, which JSON can hold and UTF-8 not."""
+  if text.isascii():
+    return text
+  return text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')
 
 
 def _targets(place: str, item: dict) -> list[int]:

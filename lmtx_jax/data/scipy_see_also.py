@@ -64,7 +64,9 @@ class ScipySeeAlso:
 
   def digest(self) -> str:
     """Of the versions; the docstrings need not be read to know it."""
-    versions = [importlib.metadata.version(root) for root in _ROOTS]
+    versions = [
+      importlib.metadata.version(root) for root in (*_ROOTS, 'numpydoc')
+    ]
     return _hash(f'scipy_see_also {_VERSION} {versions}').hex()
 
   def records(self, split: str) -> Iterator[tuple[Record, Sequence[int]]]:

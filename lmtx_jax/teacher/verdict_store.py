@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lmtx_jax.teacher.pairs import Pairs, Tally, Teacher
+from lmtx_jax.teacher.questions import Questions, join
 from lmtx_jax.types import INVALID, YES, UserError, Verdicts
 
 SCHEMA_VERSION = 1
@@ -59,31 +60,6 @@ _WHAT_HELPS = {
   sqlite3.SQLITE_CANTOPEN: ' (is its folder there and may it be written?)',
   sqlite3.SQLITE_NOTADB: '; name another with --verdict_store',
 }
-
-
-class _Questions:
-  """The distinct pairs of texts among some pairs, in the order of the table.
-
-  Attributes:
-    first: `[num_questions]` int64, the first pair that asks it.
-    of_pair: `[num_pairs]` int64, the question of each pair.
-    documents: `[num_questions]` V16 digests.
-    labels: `[num_questions]` V16 digests.
-  """
-
-  def __init__(self, pairs: Pairs):
-    docs, doc_of_pair = _ranks(pairs.documents.digests, pairs.doc_index)
-    labels, label_of_pair = _ranks(pairs.labels.digests, pairs.label_index)
-    keys, self.first, self.of_pair = np.unique(
-      doc_of_pair * max(len(labels), 1) + label_of_pair,
-      return_index=True,
-      return_inverse=True,
-    )
-    self.documents = docs[keys // max(len(labels), 1)]
-    self.labels = labels[keys % max(len(labels), 1)]
-
-  def __len__(self) -> int:
-    return len(self.first)
 
 
 class VerdictStore:
@@ -131,7 +107,7 @@ class VerdictStore:
     with self._user_errors():
       teacher_id = self._id('teachers', teacher.identity)
       asker_id = self._id('askers', asked_by)
-      questions = _Questions(pairs)
+      questions = Questions(pairs)
       answer = np.full(len(questions), INVALID, np.int8)
       p_yes = np.full(len(questions), np.nan, np.float32)
       asker = np.full(len(questions), -1, np.int64)  # -1: not in the store
@@ -159,7 +135,7 @@ class VerdictStore:
     )
 
   def _find(
-    self, teacher_id: int, questions: _Questions, block: np.ndarray
+    self, teacher_id: int, questions: Questions, block: np.ndarray
   ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
     """Yields `(questions, answer, p_yes, asker)` of those that are stored.
 
@@ -168,7 +144,7 @@ class VerdictStore:
       questions: all questions.
       block: `[n]` int64, the ones wanted, ascending.
     """
-    keys = _join(questions.documents[block], questions.labels[block])
+    keys = join(questions.documents[block], questions.labels[block])
     documents = np.unique(questions.documents[block]).tolist()
     for start in range(0, len(documents), _DOCS_A_QUERY):
       some = documents[start : start + _DOCS_A_QUERY]
@@ -197,7 +173,7 @@ class VerdictStore:
     teacher_id: int,
     asker_id: int,
     pairs: Pairs,
-    questions: _Questions,
+    questions: Questions,
     unknown: np.ndarray,
   ) -> None:
     """Puts the unknown questions to the teacher and stores the answers."""
@@ -322,23 +298,3 @@ class VerdictStore:
       raise UserError(
         f'verdict store {self._path}: {e}{_WHAT_HELPS[code]}'
       ) from e
-
-
-def _ranks(
-  digests: np.ndarray, rows: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-  """The distinct digests that rows have, sorted, and the place of each row's.
-
-  Args:
-    digests: `[num_texts]` V16.
-    rows: `[n]` int64, rows of `digests`.
-  """
-  used, used_of_row = np.unique(rows, return_inverse=True)
-  distinct, place = np.unique(digests[used], return_inverse=True)
-  return distinct, place[used_of_row]
-
-
-def _join(documents: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """`[n]` V32, both digests as one key; sorts as SQLite sorts blobs."""
-  both = np.stack([documents, labels], axis=1)
-  return both.view('V32')[:, 0]

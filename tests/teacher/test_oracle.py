@@ -7,7 +7,7 @@ from teacher_fakes import fake_documents, fake_labels
 from lmtx_jax.config import TeacherConfig
 from lmtx_jax.teacher.oracle import OracleTeacher
 from lmtx_jax.teacher.pairs import Pairs
-from lmtx_jax.types import NO, YES
+from lmtx_jax.types import NO, YES, UserError
 
 NUM_DOCS, NUM_LABELS = 400, 50
 
@@ -99,13 +99,21 @@ def test_identity_says_that_it_is_a_simulation(corpus):
   documents, labels, _ = corpus
   base = OracleTeacher(config(0.8, 0.02), [documents], labels).identity
   assert 'simulation' in json.loads(base)['teacher']
-  untrue = fake_documents([f'document {i}' for i in range(NUM_DOCS)])
+  untrue = fake_documents(
+    [f'document {i}' for i in range(NUM_DOCS)], [[1]] + [[]] * (NUM_DOCS - 1)
+  )
   others = [
     OracleTeacher(config(0.8, 0.03), [documents], labels),
     OracleTeacher(config(0.7, 0.02), [documents], labels),
     OracleTeacher(config(0.8, 0.02), [untrue], labels),
   ]
   assert len({base, *(other.identity for other in others)}) == 4
+
+
+def test_refuses_documents_without_truth(corpus):
+  _, labels, _ = corpus
+  with pytest.raises(UserError, match='target_ind'):
+    OracleTeacher(config(1, 0), [fake_documents(['a'])], labels).identity  # noqa: B018
 
 
 def test_refuses_documents_whose_truth_it_does_not_have(corpus):
