@@ -1,6 +1,7 @@
 """Kills a run at random moments, resumes it, and compares what it leaves.
 
-python -m tests.kill_and_resume --kills=20 --seed=0 [--dir=DIR] [FLAGS OF A RUN]
+python -m tests.kill_and_resume --kills=20 --seed=0 [--longest=SECONDS]
+    [--dir=DIR] [FLAGS OF A RUN]
 
 DIR/a is left in peace; DIR/b0 is killed (SIGKILL) and started again by the same
 command until it is done, then DIR/b1, until there were enough kills. All must
@@ -58,6 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--kills', type=int, default=20)
   parser.add_argument('--seed', type=int, default=0)
+  parser.add_argument(
+    '--longest',
+    type=float,
+    help='a start lives so many seconds at most; default: an undisturbed run',
+  )
   parser.add_argument('--dir', default='', help='default: a temporary one')
   known, flags = parser.parse_known_args(argv)
   with tempfile.TemporaryDirectory() as temporary:
@@ -67,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _finish(folder / 'warm', flags)
     duration = _finish(folder / 'a', flags)
     print(f'undisturbed: {duration:.1f} s', flush=True)
+    duration = known.longest or duration
     rng, kills, found = random.Random(known.seed), 0, []
     for number in itertools.count():
       run = folder / f'b{number}'
@@ -110,8 +117,8 @@ def _kill_and_resume(
 ) -> int:
   """Runs to the end, killed at most so often; returns how often.
 
-  Half of the moments are uniform over an undisturbed run, half are
-  log-uniform, so that the start and every stage are met.
+  Half of the moments are uniform over the duration, half are log-uniform, so
+  that the start and every stage are met.
   """
   kills = 0
   while kills < most:
