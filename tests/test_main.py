@@ -1,6 +1,7 @@
 """Whole runs on a made corpus."""
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -485,7 +486,9 @@ def test_full_disk(tiny, tmp_path):
 def test_interrupted_it_says_how_to_go_on(tiny, tmp_path):
   run = tmp_path / 'run'
   flags = (*tiny, '--teacher=oracle', f'--run_dir={run}', '--epochs=300')
-  process = spawn('main', *flags)
+  # A shell's background jobs, and so their children, ignore SIGINT.
+  listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+  process = spawn('main', *flags, preexec_fn=listen)
   wait_for(process, lambda: list(run.glob('cycle_00/checkpoints/[0-9]*')))
   busy = call('main', *flags)
   assert busy.code == 1
