@@ -99,7 +99,8 @@ def train(stages: Stages) -> dict:
   if config.run.num_cycles and not dev_scores:
     raise UserError(
       'the teacher accepted none of the shortlisted pairs, so there is nothing'
-      ' to learn from; look at --teacher and its flags, --label_text, --prompt'
+      ' to learn from; look at --teacher and its flags (a lower'
+      ' --lexical_threshold, say), --label_text and --prompt'
     )
   summary = make_summary(run, dev_scores, test_scores, initial, stopped_because)
   export(stages, best, summary)
