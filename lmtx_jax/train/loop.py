@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 import contextlib
 import dataclasses
@@ -110,39 +110,55 @@ def fit(
   p_step = p_train_step(bi_encoder, loss, optimizer)
   state = TrainState(np.int32(0), params, optimizer.init(params))
   state = jax.tree.map(np.asarray, state)
-  meter = _Meter(writer, cycle, desc)
   # Closed on Ctrl-C too, so that a checkpoint under way is kept.
   with contextlib.closing(
     Checkpoints(checkpoints_dir, config.checkpoint_steps)
   ) as checkpoints:
     state, first = checkpoints.restore(state)
     writer.rewind(cycle, first)
-    state = devices.replicate(state)
-    bar = tqdm(
-      _prefetch(pairs, first),
-      total=pairs.num_steps,
-      initial=first,
-      desc=desc,
-      unit='step',
-    )
-    for step, batch in bar:
-      rate = learning_rate(config, step, pairs.num_steps)
-      state, metrics = p_step(state, batch, rng, np.float32(rate))
-      # Reads the step before, so that the device is never waited for.
-      meter.add(step, metrics, rate)
-      if checkpoints.due(step + 1) and step + 1 < pairs.num_steps:
-        meter.flush()
-        checkpoints.save(step + 1, devices.unreplicate(state))
-      bar.set_postfix_str(f'loss {meter.loss:.4f}', refresh=False)
+    meter = _Meter(writer, cycle, desc)
+    return _take_steps(
+      state, first, pairs, p_step, config, rng, checkpoints, meter
+    ).params
+
+
+def _take_steps(
+  state: TrainState,
+  first: int,
+  pairs: PairSource,
+  p_step: Callable,
+  config: FitConfig,
+  rng: jax.Array,
+  checkpoints: Checkpoints,
+  meter: _Meter,
+) -> TrainState:
+  """All steps from the first that is still to do; the state on the host."""
+  state = devices.replicate(state)
+  bar = tqdm(
+    _prefetch(pairs, first),
+    total=pairs.num_steps,
+    initial=first,
+    desc=meter.desc,
+    unit='step',
+  )
+  for step, batch in bar:
+    rate = learning_rate(config, step, pairs.num_steps)
+    state, metrics = p_step(state, batch, rng, np.float32(rate))
+    # Reads the step before, so that the device is never waited for.
+    meter.add(step, metrics, rate)
+    if checkpoints.due(step + 1) and step + 1 < pairs.num_steps:
+      meter.flush()
+      checkpoints.save(step + 1, devices.unreplicate(state))
+    bar.set_postfix_str(f'loss {meter.loss:.4f}', refresh=False)
   meter.flush()
-  return devices.unreplicate(state.params)
+  return devices.unreplicate(state)
 
 
 class _Meter:
   """Metrics of steps, read one step late, checked, and written now and then."""
 
   def __init__(self, writer: MetricWriter, cycle: int, desc: str):
-    self._writer, self._cycle, self._desc = writer, cycle, desc
+    self._writer, self._cycle, self.desc = writer, cycle, desc
     self._pending: tuple | None = None
     self.loss = math.nan
 
@@ -160,7 +176,7 @@ class _Meter:
     self.loss = row['loss']
     if not all(math.isfinite(value) for value in row.values()):
       raise UserError(
-        f'{self._desc}: the loss is not finite at step {step}; try a lower '
+        f'{self.desc}: the loss is not finite at step {step}; try a lower '
         'learning rate, or --compute_dtype=float32'
       )
     if step % _LOG_STEPS == 0:
