@@ -167,15 +167,13 @@ class RunDir:
         raise UserError(
           f'{path} was not written by a run; choose another --run_dir'
         )
-      if not self._is_begun():
-        # Those flags failed before the first stage: they bind nothing.
-        _remove(self.file('scratch'))
-        _remove(path)
     elif any(not name.startswith(_OWN) for name in os.listdir(self.path)):
       raise UserError(
         f'{self.path} is not empty and no run; choose another --run_dir'
       )
-    if not os.path.exists(path):
+    if not os.path.exists(path) or not self._is_begun():
+      # Flags that failed before the first stage bind nothing.
+      _remove(self.file('scratch'))
       header['run'] = uuid.uuid4().hex
       with staged(path) as temporary, open(temporary, 'w') as f:
         f.write(f'# lmtx_jax {__version__}\n')

@@ -150,6 +150,19 @@ class TestGuard:
     assert (folder / name).read_text() == 'mine'
     assert (folder / 'scratch').is_dir()
 
+  def test_killed_while_it_notes_new_flags(self, tmp_path, monkeypatch):
+    run = RunDir(str(tmp_path))
+    run.guard([Flags()], 'digest', 'mine')
+    os.mkdir(run.file('tensorboard'))
+
+    def kill(*_):
+      raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+      killed.setattr(os, 'replace', kill)
+      run.guard([Flags(rate=0.2)], 'digest', 'mine')
+    run.guard([Flags(rate=0.2)], 'digest', 'mine')  # the folder is still a run
+
   def test_what_is_bound_stays(self, run):
     run.bind('encoder', 'one')
     run.bind('encoder', 'one')

@@ -178,15 +178,12 @@ def scratch(
 
 
 def save_params(file: str | os.PathLike, params: Params) -> None:
-  """Writes parameters as safetensors; the file is there whole or not at all."""
+  """Writes parameters as safetensors."""
   flat = traverse_util.flatten_dict(params, sep='/')
   data = safetensors.numpy.save({k: np.asarray(v) for k, v in flat.items()})
-  partial = f'{os.fspath(file)}.partial'
-  with open(partial, 'wb') as f:
+  # Written by Python, so that a full disk is an OSError like any other.
+  with open(file, 'wb') as f:
     f.write(data)
-    f.flush()
-    os.fsync(f.fileno())
-  os.replace(partial, file)
 
 
 def load_params(file: str | os.PathLike) -> Params:
