@@ -10,6 +10,7 @@ import dataclasses
 import os
 
 from lmtx_jax.cli import flag
+from lmtx_jax.llm_config import LlmConfig
 from lmtx_jax.types import UserError
 
 
@@ -137,12 +138,6 @@ class TeacherConfig:
     'The question put to the teacher, by the name of its template.',
     choices=('tag', 'product', 'see_also', 'wikipedia'),
   )
-  teacher_url: str = flag(
-    '', 'Address of the SGLang server, http://HOST:PORT.', operational=True
-  )
-  teacher_tokenizer: str = flag(
-    '', "Folder or name of the teacher's tokenizer; empty asks the server."
-  )
   lexical_threshold: float = flag(
     0.5, 'Lexical teacher: the score above which it says yes.', low=0.0
   )
@@ -236,6 +231,12 @@ class RunConfig:
     3, 'Cycles at most; 0 evaluates and exports the start.', low=0
   )
   seed: int = flag(0, 'Seed of every draw.', low=0, high=2**32 - 1)
+  dry_run: bool = flag(
+    False,
+    'Goes as far as the first shortlist, then tells what the teacher would be '
+    'asked, how long it takes and what it costs; the run goes on from there.',
+    operational=True,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,6 +250,7 @@ class Config:
   encoder: EncoderConfig
   shortlist: ShortlistConfig
   teacher: TeacherConfig
+  llm: LlmConfig
   train: TrainConfig
   warmup: WarmupConfig
 
@@ -268,6 +270,7 @@ TRAINING = (
   EncoderConfig,
   ShortlistConfig,
   TeacherConfig,
+  LlmConfig,
   TrainConfig,
   WarmupConfig,
 )  # in the order of Config's fields

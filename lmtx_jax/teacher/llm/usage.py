@@ -1,0 +1,47 @@
+"""What asking has cost so far, and whether the answers look like answers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from absl import logging
+
+from lmtx_jax.teacher.llm.api import Reply
+
+_ODD_AFTER, _ODD_MASS = 100, 0.1  # questions; probability of yes and no
+
+
+@dataclasses.dataclass
+class Usage:
+  """Counters, none of which ever falls.
+
+  Attributes:
+    prompt_tokens: of all answered prompts.
+    cached_tokens: of those, found in the servers' caches.
+    retries: requests that had to be made again.
+    given_up: questions that no server could answer.
+  """
+
+  prompt_tokens: int = 0
+  cached_tokens: int = 0
+  retries: int = 0
+  given_up: int = 0
+
+  def __post_init__(self):
+    self.num_answers, self._answer_mass = 0, 0.0
+
+  def count(self, reply: Reply) -> None:
+    """Takes the answers of a request; warns once of a model off the rails."""
+    self.prompt_tokens += reply.prompt_tokens
+    self.cached_tokens += reply.cached_tokens
+    before = self.num_answers
+    self.num_answers += len(reply.verdicts)
+    self._answer_mass += reply.answer_mass * len(reply.verdicts)
+    if before < _ODD_AFTER <= self.num_answers:
+      mass = self._answer_mass / self.num_answers  # NaN where it is unknown
+      if mass < _ODD_MASS:
+        logging.warning(
+          'the teacher gives yes and no together a probability of %.2g only:'
+          ' it wants to say something else; look at --chat_format',
+          mass,
+        )
