@@ -65,6 +65,8 @@ _SENTENCE_END = re.compile(r'[.!?]\s|\n\s*\n')
 class LexicalTeacher:
   """Says yes to labels that the document's words and letters speak for."""
 
+  yes_threshold = None
+
   def __init__(
     self, config: TeacherConfig, documents: Sequence[Texts], labels: Texts
   ):
@@ -110,6 +112,10 @@ class LexicalTeacher:
       },
       sort_keys=True,
     )
+
+  def usage(self) -> dict[str, float]:
+    """Asking costs nothing."""
+    return {}
 
   def judge(self, pairs: Pairs) -> Iterator[tuple[np.ndarray, Verdicts]]:
     """See `Teacher.judge`."""

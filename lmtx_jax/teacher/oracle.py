@@ -29,6 +29,8 @@ class OracleTeacher:
   every cycle and every run; texts that occur twice share their true labels.
   """
 
+  yes_threshold = None
+
   def __init__(
     self, config: TeacherConfig, documents: Sequence[Texts], labels: Texts
   ):
@@ -77,6 +79,10 @@ class OracleTeacher:
       },
       sort_keys=True,
     )
+
+  def usage(self) -> dict[str, float]:
+    """Asking costs nothing."""
+    return {}
 
   def judge(self, pairs: Pairs) -> Iterator[tuple[np.ndarray, Verdicts]]:
     """See `Teacher.judge`.

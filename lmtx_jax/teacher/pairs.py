@@ -46,9 +46,13 @@ class Teacher(Protocol):
   Attributes:
     identity: canonical JSON of everything that may change an answer, the
       prompt template included; verdicts of other identities are never mixed.
+    yes_threshold: p_yes above which a stored answer counts as a yes; None: as
+      the teacher answered. No part of the identity, so another threshold asks
+      nothing anew.
   """
 
   identity: str
+  yes_threshold: float | None
 
   def judge(self, pairs: Pairs) -> Iterator[tuple[np.ndarray, Verdicts]]:
     """Yields `(positions, verdicts)` as the answers come, in any order.
@@ -57,6 +61,16 @@ class Teacher(Protocol):
     disjoint. An unreadable answer is a verdict (INVALID, stored and not asked
     again); a pair that got no answer at all is left out, and asked again the
     next time. A chunk may be empty: what waits to be stored is then stored.
+
+    It is a generator: it is closed if judging ends before its last chunk.
+    """
+    ...
+
+  def usage(self) -> dict[str, float]:
+    """Counters since the teacher was made, none of which ever falls.
+
+    Such as `prompt_tokens`, `cached_tokens`, `retries`; empty if asking costs
+    nothing.
     """
     ...
 
@@ -72,6 +86,8 @@ class Tally:
     reused: pairs answered without a question of their own.
     invalid: pairs without a readable answer.
     yes: pairs accepted.
+    usage: the teacher's counters and the `seconds` spent asking, over all
+      attempts; empty if asking costs nothing.
   """
 
   pairs: int
@@ -79,3 +95,19 @@ class Tally:
   reused: int
   invalid: int
   yes: int
+  usage: dict[str, float] = dataclasses.field(default_factory=dict)
+
+  def costs(self) -> dict[str, float]:
+    """What `usage` comes to, by name, for a report; empty if it is."""
+    seconds = self.usage.get('seconds', 0.0)
+    tokens = self.usage.get('prompt_tokens', 0)
+    if not seconds:
+      return {}
+    return {
+      **{name: round(value, 3) for name, value in self.usage.items()},
+      'pairs_per_s': round(self.asked / seconds, 3),
+      'tokens_per_s': round(tokens / seconds, 1),
+      'cache_hit_share': round(
+        self.usage.get('cached_tokens', 0) / max(tokens, 1), 6
+      ),
+    }

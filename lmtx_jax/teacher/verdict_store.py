@@ -1,93 +1,61 @@
 """Every verdict ever given, in one SQLite file, so that none is asked twice.
 
-A row is found by the teacher's identity and digests of the two texts; indices,
-runs and cycles play no part, so the file outlives the run and may be shared.
-Answers are committed in small batches as they come: whatever kills the process
-costs at most the last second of them.
+Indices, runs and cycles play no part in how a verdict is found, so the file
+outlives the run and may be shared. Answers are committed in small batches as
+they come: whatever kills the process costs next to none of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 import contextlib
-import sqlite3
-import time
+import dataclasses
+from typing import Literal
 
 import numpy as np
-from tqdm import tqdm
 
+from lmtx_jax.teacher.asking import Recorder, ask, decided
 from lmtx_jax.teacher.pairs import Pairs, Tally, Teacher
+from lmtx_jax.teacher.progress import Progress, Report
 from lmtx_jax.teacher.questions import Questions, join
-from lmtx_jax.types import INVALID, YES, UserError, Verdicts
+from lmtx_jax.teacher.verdict_file import VerdictFile
+from lmtx_jax.types import INVALID, YES, Verdicts
 
-SCHEMA_VERSION = 1
-_APPLICATION_ID = 0x4C4D5458  # 'LMTX', says whose SQLite file it is
-_BUSY_TIMEOUT_S = 30.0
-_COMMIT_ANSWERS, _COMMIT_S = 1000, 1.0
-_BLOCK = 16384  # questions looked up at a time
+_BLOCK = 131_072  # pairs handled at a time: bounds memory
 _DOCS_A_QUERY = 500  # SQLite takes at least 999 parameters
-
-_SCHEMA = (
-  'CREATE TABLE teachers (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)',
-  'CREATE TABLE askers (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)',
-  # answer: 1 yes, 0 no, -1 invalid. asked_by: who asked first. num_asked: how
-  # often an answer came; more than 1 only if two runs asked at the same time.
-  """CREATE TABLE verdicts (
-    teacher INTEGER NOT NULL REFERENCES teachers,
-    document BLOB NOT NULL,
-    label BLOB NOT NULL,
-    answer INTEGER NOT NULL,
-    p_yes REAL,
-    asked_by INTEGER NOT NULL REFERENCES askers,
-    num_asked INTEGER NOT NULL DEFAULT 1,
-    PRIMARY KEY (teacher, document, label)
-  ) WITHOUT ROWID""",
-)
-# The first answer stays, so that all who read the row agree.
-_INSERT = """
-  INSERT INTO verdicts (teacher, document, label, answer, p_yes, asked_by)
-  VALUES (?, ?, ?, ?, ?, ?)
-  ON CONFLICT DO UPDATE SET num_asked = num_asked + 1
-"""
-_WHAT_HELPS = {
-  sqlite3.SQLITE_BUSY: f' by another process for {_BUSY_TIMEOUT_S:.0f} s',
-  sqlite3.SQLITE_LOCKED: ' by another process',
-  sqlite3.SQLITE_PERM: '',
-  sqlite3.SQLITE_READONLY: '',
-  sqlite3.SQLITE_IOERR: ' (is the disk full?)',
-  sqlite3.SQLITE_CORRUPT: '; move it away to start a new one',
-  sqlite3.SQLITE_FULL: ' (free some space; the same command goes on)',
-  sqlite3.SQLITE_CANTOPEN: ' (is its folder there and may it be written?)',
-  sqlite3.SQLITE_NOTADB: '; name another with --verdict_store',
-}
+_ROWS_A_FETCH = 4096
+_COUNT_PASSES, _COUNT_AT_ONCE = 16, 2**18
 
 
 class VerdictStore:
   """A file of verdicts in front of every teacher."""
 
-  def __init__(self, path: str):
-    """Opens the file or makes it.
+  def __init__(
+    self, path: str, mode: Literal['create', 'write', 'read'] = 'create'
+  ):
+    """Opens the file or makes it, see `VerdictFile`.
 
     Raises:
       UserError: it cannot be opened, or is of a newer version, or no store.
     """
-    self._path = path
-    with self._user_errors():
-      self._db = sqlite3.connect(
-        path, timeout=_BUSY_TIMEOUT_S, isolation_level=None
-      )
-      self._check_or_create()
-      # An answer may have cost money: not even a power failure takes it away.
-      self._db.execute('PRAGMA synchronous = FULL')
+    self._file = VerdictFile(path, mode)
 
   def close(self) -> None:
     """Closes the file."""
-    self._db.close()
+    self._file.close()
 
   def judge(
-    self, teacher: Teacher, pairs: Pairs, asked_by: str
+    self,
+    teacher: Teacher,
+    pairs: Pairs,
+    asked_by: str,
+    report: Report | None = None,
   ) -> tuple[Verdicts, Tally]:
     """Verdicts of all pairs; asks only what the store does not know.
+
+    Besides the result (5 bytes a pair) memory does not grow with the pairs:
+    they are handled in blocks. A question that got no answer may be asked
+    again when it comes up in a later block.
 
     Args:
       teacher: who is asked, once for each distinct pair of texts.
@@ -96,205 +64,165 @@ class VerdictStore:
         `<run id>/cycle_00`. The tally is derived from the rows that carry it,
         so a stage that was killed and goes on reports what it would have
         reported undisturbed.
+      report: is told how it goes, every 30 s at most: `pairs` (answered by the
+        teacher in this call), `pairs_per_s`, `yes_rate` (of those), `reused`,
+        `remaining_s` if known, and if the teacher counts its usage
+        `tokens_per_s`, `cache_hit_share`, `retries`.
 
     Returns:
-      `[num_pairs]` verdicts in order (INVALID where no answer came), and the
-      tally.
+      `[num_pairs]` verdicts in order (INVALID where no answer came), decided
+      by the teacher's `yes_threshold` if it has one, and the tally.
 
     Raises:
       UserError: the file is locked, read-only, broken, or the disk is full.
     """
-    with self._user_errors():
-      teacher_id = self._id('teachers', teacher.identity)
-      asker_id = self._id('askers', asked_by)
-      questions = Questions(pairs)
-      answer = np.full(len(questions), INVALID, np.int8)
-      p_yes = np.full(len(questions), np.nan, np.float32)
-      asker = np.full(len(questions), -1, np.int64)  # -1: not in the store
-
-      def look_up(wanted: np.ndarray) -> None:
-        for block in np.array_split(wanted, len(wanted) // _BLOCK + 1):
-          for hits, *row in self._find(teacher_id, questions, block):
-            answer[hits], p_yes[hits], asker[hits] = row
-
-      look_up(np.arange(len(questions)))
-      unknown = np.flatnonzero(asker < 0)
-      # In the order of the pairs: a document's labels stay together.
-      unknown = unknown[np.argsort(questions.first[unknown])]
-      if len(unknown):
-        self._ask(teacher, teacher_id, asker_id, pairs, questions, unknown)
-        look_up(np.sort(unknown))
-    asked = int((asker == asker_id).sum())
-    verdicts = Verdicts(answer[questions.of_pair], p_yes[questions.of_pair])
-    return verdicts, Tally(
+    answer = np.full(len(pairs), INVALID, np.int8)
+    p_yes = np.full(len(pairs), np.nan, np.float32)
+    by_asker = np.zeros(len(pairs), bool)
+    num_answered = 0
+    with self._file.user_errors():
+      recorder = Recorder(self._file, teacher, asked_by)
+      with contextlib.closing(Progress(len(pairs), teacher, report)) as bar:
+        for part in _slices(len(pairs)):
+          block = pairs.take(part)
+          questions = Questions(block)
+          found = self._judge_block(teacher, block, questions, recorder, bar)
+          answer[part] = decided(found, teacher.yes_threshold)[
+            questions.of_pair
+          ]
+          p_yes[part] = found.p_yes[questions.of_pair]
+          asker = found.asker[questions.of_pair]
+          by_asker[part] = asker == recorder.asker
+          num_answered += int((asker >= 0).sum())
+      usage = self._file.usage().get(recorder.asker, {})
+    asked = _num_questions(pairs, by_asker)
+    return Verdicts(answer, p_yes), Tally(
       pairs=len(pairs),
       asked=asked,
-      reused=int((asker[questions.of_pair] >= 0).sum()) - asked,
-      invalid=int((verdicts.answer == INVALID).sum()),
-      yes=int((verdicts.answer == YES).sum()),
+      reused=num_answered - asked,
+      invalid=int((answer == INVALID).sum()),
+      yes=int((answer == YES).sum()),
+      usage=usage,
     )
 
-  def _find(
-    self, teacher_id: int, questions: Questions, block: np.ndarray
-  ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields `(questions, answer, p_yes, asker)` of those that are stored.
+  def known(self, teacher: Teacher, pairs: Pairs) -> np.ndarray:
+    """`[num_pairs]` bool, which are answered already; nothing is asked."""
+    known = np.zeros(len(pairs), bool)
+    with self._file.user_errors():
+      teacher_id = self._file.find_id('teachers', teacher.identity)
+      if teacher_id is None:
+        return known
+      for part in _slices(len(pairs)):
+        questions = Questions(pairs.take(part))
+        found = _Found.nothing(len(questions))
+        self._look_up(teacher_id, questions, np.arange(len(questions)), found)
+        known[part] = (found.asker >= 0)[questions.of_pair]
+    return known
 
-    Args:
-      teacher_id: row of `teachers`.
-      questions: all questions.
-      block: `[n]` int64, the ones wanted, ascending.
-    """
-    keys = join(questions.documents[block], questions.labels[block])
-    documents = np.unique(questions.documents[block]).tolist()
+  def _judge_block(
+    self,
+    teacher: Teacher,
+    pairs: Pairs,
+    questions: Questions,
+    recorder: Recorder,
+    progress: Progress,
+  ) -> _Found:
+    """What is stored of the questions after the others have been asked."""
+    found = _Found.nothing(len(questions))
+    everything = np.arange(len(questions))
+    self._look_up(recorder.teacher_id, questions, everything, found)
+    unknown = np.flatnonzero(found.asker < 0)
+    progress.reuse(len(pairs) - len(unknown))
+    if len(unknown):
+      # In the order of the pairs: a document's labels stay together.
+      unknown = unknown[np.argsort(questions.first[unknown])]
+      ask(teacher, pairs, questions, unknown, recorder, progress)
+      self._look_up(recorder.teacher_id, questions, np.sort(unknown), found)
+    return found
+
+  def _look_up(
+    self,
+    teacher_id: int,
+    questions: Questions,
+    wanted: np.ndarray,
+    found: _Found,
+  ) -> None:
+    """Fills in what is stored of the questions wanted (int64, ascending)."""
+    keys = join(questions.documents[wanted], questions.labels[wanted])
+    documents = np.unique(questions.documents[wanted]).tolist()
     for start in range(0, len(documents), _DOCS_A_QUERY):
       some = documents[start : start + _DOCS_A_QUERY]
-      rows = self._db.execute(
+      cursor = self._file.db.execute(
         'SELECT CAST(document || label AS BLOB), answer, p_yes, asked_by '
         'FROM verdicts '
         f'WHERE teacher = ? AND document IN ({",".join("?" * len(some))})',
         (teacher_id, *some),
-      ).fetchall()
-      if not rows:
-        continue
-      found, answer, p_yes, asker = zip(*rows, strict=True)
-      found = np.frombuffer(b''.join(found), keys.dtype)
-      place = np.minimum(np.searchsorted(keys, found), len(keys) - 1)
-      hit = keys[place] == found  # the rest are other labels of a document
-      yield (
-        block[place[hit]],
-        np.array(answer, np.int8)[hit],
-        np.array(p_yes, np.float32)[hit],
-        np.array(asker, np.int64)[hit],
       )
+      while rows := cursor.fetchmany(_ROWS_A_FETCH):
+        stored, answer, p_yes, asker = zip(*rows, strict=True)
+        stored = np.frombuffer(b''.join(stored), keys.dtype)
+        place = np.minimum(np.searchsorted(keys, stored), len(keys) - 1)
+        hit = keys[place] == stored  # the rest are other labels of a document
+        hits = wanted[place[hit]]
+        found.answer[hits] = np.array(answer, np.int8)[hit]
+        found.p_yes[hits] = np.array(p_yes, np.float32)[hit]
+        found.asker[hits] = np.array(asker, np.int64)[hit]
 
-  def _ask(
-    self,
-    teacher: Teacher,
-    teacher_id: int,
-    asker_id: int,
-    pairs: Pairs,
-    questions: Questions,
-    unknown: np.ndarray,
-  ) -> None:
-    """Puts the unknown questions to the teacher and stores the answers."""
-    answers = teacher.judge(pairs.take(questions.first[unknown]))
-    waiting: list[tuple] = []
-    last_commit = time.monotonic()
-    num_answers = num_yes = 0
-    with tqdm(total=len(unknown), desc='teacher', unit='pair') as bar:
-      try:
-        for positions, verdicts in answers:
-          asked = unknown[positions]
-          rows = zip(
-            questions.documents[asked].tolist(),
-            questions.labels[asked].tolist(),
-            verdicts.answer.tolist(),
-            verdicts.p_yes.tolist(),
-            strict=True,
-          )
-          waiting += [(teacher_id, *row, asker_id) for row in rows]
-          num_answers += len(positions)
-          num_yes += int((verdicts.answer == YES).sum())
-          bar.set_postfix(
-            yes=f'{num_yes / max(num_answers, 1):.1%}', refresh=False
-          )
-          bar.update(len(positions))
-          if (
-            len(waiting) >= _COMMIT_ANSWERS
-            or time.monotonic() - last_commit >= _COMMIT_S
-          ):
-            batch, waiting = waiting, []
-            self._write(batch)
-            last_commit = time.monotonic()
-      finally:  # also on Ctrl-C or when the teacher fails: answers are kept
-        self._write(waiting)
 
-  def _write(self, rows: list[tuple]) -> None:
-    """Stores answers in one transaction."""
-    with self._transaction():
-      self._db.executemany(_INSERT, rows)
+@dataclasses.dataclass(frozen=True)
+class _Found:
+  """What the store holds of some questions.
 
-  def _id(self, table: str, name: str) -> int:
-    """The small number that stands for a name."""
-    query = f'SELECT id FROM {table} WHERE name = ?'
-    row = self._db.execute(query, (name,)).fetchone()
-    if row is None:
-      # OR IGNORE: another process may have been faster.
-      self._db.execute(
-        f'INSERT OR IGNORE INTO {table} (name) VALUES (?)', (name,)
-      )
-      row = self._db.execute(query, (name,)).fetchone()
-    return row[0]
+  Attributes:
+    answer: `[num_questions]` int8, as the teacher answered.
+    p_yes: `[num_questions]` float32.
+    asker: `[num_questions]` int64, who asked; -1 if it is not in the store.
+  """
 
-  def _check_or_create(self) -> None:
-    """Makes sure that the file is a store of this version."""
-    if not self._pragma('application_id'):
-      with self._transaction():
-        # Looked at again: another process may just have made it.
-        if not self._pragma('application_id'):
-          if self._db.execute('SELECT 1 FROM sqlite_schema').fetchone():
-            raise UserError(
-              f'{self._path} is an SQLite file but no verdict store; name '
-              'another with --verdict_store'
-            )
-          for statement in _SCHEMA:
-            self._db.execute(statement)
-          self._db.execute(f'PRAGMA application_id = {_APPLICATION_ID}')
-          self._db.execute(f'PRAGMA user_version = {SCHEMA_VERSION}')
-    if self._pragma('application_id') != _APPLICATION_ID:
-      raise UserError(
-        f'{self._path} is an SQLite file of another program; name another '
-        'with --verdict_store'
-      )
-    version = self._pragma('user_version')
-    if version > SCHEMA_VERSION:
-      raise UserError(
-        f'verdict store {self._path} was written by a newer lmtx_jax (schema '
-        f'{version}, this one reads up to {SCHEMA_VERSION})'
-      )
-    self._use_wal()
+  answer: np.ndarray
+  p_yes: np.ndarray
+  asker: np.ndarray
 
-  def _use_wal(self) -> None:
-    """Lets others read while one writes.
+  @classmethod
+  def nothing(cls, num_questions: int) -> _Found:
+    return cls(
+      np.full(num_questions, INVALID, np.int8),
+      np.full(num_questions, np.nan, np.float32),
+      np.full(num_questions, -1, np.int64),
+    )
 
-    SQLite does not wait for a lock when it changes the mode, so we do.
-    """
-    deadline = time.monotonic() + _BUSY_TIMEOUT_S
-    while True:
-      try:
-        self._db.execute('PRAGMA journal_mode = WAL')
-        return
-      except sqlite3.OperationalError as e:
-        if e.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-          raise
-        if time.monotonic() > deadline:
-          raise
-        time.sleep(0.05)
 
-  def _pragma(self, name: str) -> int:
-    return self._db.execute(f'PRAGMA {name}').fetchone()[0]
+def _slices(num_pairs: int) -> Iterator[slice]:
+  for start in range(0, num_pairs, _BLOCK):
+    yield slice(start, min(start + _BLOCK, num_pairs))
 
-  @contextlib.contextmanager
-  def _transaction(self) -> Iterator[None]:
-    self._db.execute('BEGIN IMMEDIATE')
-    try:
-      yield
-      self._db.execute('COMMIT')
-    except BaseException:
-      if self._db.in_transaction:
-        self._db.execute('ROLLBACK')
-      raise
 
-  @contextlib.contextmanager
-  def _user_errors(self) -> Iterator[None]:
-    """Turns what can be wrong with the file into one line."""
-    try:
-      yield
-    except sqlite3.Error as e:
-      # The lower byte is the kind, the rest says where it happened.
-      code = getattr(e, 'sqlite_errorcode', -1) & 0xFF
-      if code not in _WHAT_HELPS:
-        raise
-      raise UserError(
-        f'verdict store {self._path}: {e}{_WHAT_HELPS[code]}'
-      ) from e
+def _num_questions(pairs: Pairs, chosen: np.ndarray) -> int:
+  """Number of distinct pairs of texts among the chosen pairs.
+
+  Counts 64-bit hashes, a part of the documents at a time; so it needs a byte
+  a pair at most, and 3 million pairs are miscounted once in 4 million times.
+
+  Args:
+    pairs: the `num_pairs` pairs.
+    chosen: `[num_pairs]` bool.
+  """
+  num_passes = min(_COUNT_PASSES, 1 + int(chosen.sum()) // _COUNT_AT_ONCE)
+  count = 0
+  for turn in range(num_passes):
+    parts = [np.zeros(0, np.uint64)]
+    for part in _slices(len(pairs)):
+      block = pairs.take(part).take(chosen[part])
+      docs = _first_64_bits(block.documents.digests, block.doc_index)
+      labels = _first_64_bits(block.labels.digests, block.label_index)
+      here = docs % np.uint64(num_passes) == turn
+      # Digests are uniform already; an odd factor tells the two texts apart.
+      parts.append(docs[here] * np.uint64(0x9E3779B97F4A7C15) + labels[here])
+    hashes = np.concatenate(parts)
+    hashes.sort()
+    count += len(hashes[:1]) + int((hashes[1:] != hashes[:-1]).sum())
+  return count
+
+
+def _first_64_bits(digests: np.ndarray, rows: np.ndarray) -> np.ndarray:
+  return digests.view('<u8').reshape(-1, 2)[:, 0][rows]

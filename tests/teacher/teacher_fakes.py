@@ -39,12 +39,35 @@ def fake_labels(texts):
 
 
 class FakeTeacher:
-  """Yes when the label's first character is in the document; '?' is invalid."""
+  """Yes when the label's first character is in the document; '?' is invalid.
 
-  def __init__(self, name='fake', chunk=3, silent_on='', reverse=False):
+  p_yes is 0.8 for yes, 0.1 for no. If it counts tokens, a question has 10 of
+  which 4 were cached.
+  """
+
+  def __init__(
+    self,
+    name='fake',
+    chunk=3,
+    silent_on='',
+    reverse=False,
+    yes_threshold=None,
+    counts_tokens=False,
+  ):
     self.identity = json.dumps({'teacher': name})
+    self.yes_threshold = yes_threshold
     self.asked = []
+    self._counts_tokens = counts_tokens
     self._chunk, self._silent_on, self._reverse = chunk, silent_on, reverse
+
+  def usage(self):
+    if not self._counts_tokens:
+      return {}
+    return {
+      'prompt_tokens': 10 * len(self.asked),
+      'cached_tokens': 4 * len(self.asked),
+      'retries': 0,
+    }
 
   def judge(self, pairs):
     positions = np.arange(len(pairs))

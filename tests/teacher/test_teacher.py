@@ -3,8 +3,14 @@ import pytest
 from teacher_fakes import FakeTeacher, fake_documents, fake_labels
 
 from lmtx_jax.config import TeacherConfig
+from lmtx_jax.llm_config import LlmConfig
 from lmtx_jax.teacher import prompts
-from lmtx_jax.teacher.teacher import make_teacher, pseudo_labels
+from lmtx_jax.teacher.teacher import (
+  check_teacher,
+  llm_teacher,
+  make_teacher,
+  pseudo_labels,
+)
 from lmtx_jax.teacher.verdict_store import VerdictStore
 from lmtx_jax.types import Shortlist, UserError
 
@@ -40,10 +46,21 @@ def test_make_teacher(name):
   assert name in teacher.identity
 
 
-def test_no_sglang_yet():
-  with pytest.raises(UserError, match='no SGLang backend yet') as info:
-    make_teacher(TeacherConfig(), [fake_documents(['a'])], fake_labels(['a']))
+def test_llm_without_an_address():
+  with pytest.raises(UserError, match='needs --teacher_url=') as info:
+    check_teacher(TeacherConfig(), LlmConfig())
   assert '\n' not in str(info.value)
+  check_teacher(TeacherConfig(), LlmConfig(teacher_url='http://a:1'))
+  check_teacher(TeacherConfig(), LlmConfig(teacher_launch='model'))
+  check_teacher(TeacherConfig(teacher='oracle'), LlmConfig())
+
+
+def test_llm_only_where_it_is_the_teacher():
+  with llm_teacher(TeacherConfig(teacher='oracle'), LlmConfig(), '') as llm:
+    assert llm is None
+  config = LlmConfig(teacher_url='http://127.0.0.1:9')
+  with llm_teacher(TeacherConfig(), config, '') as llm:
+    assert llm.yes_threshold == 0.5  # and nobody was asked
 
 
 def test_prompts_are_the_papers():

@@ -1,3 +1,4 @@
+import contextlib
 import os
 from pathlib import Path
 import signal
@@ -15,7 +16,8 @@ import pytest
 from teacher_fakes import FakeTeacher, fake_documents, fake_labels
 
 from lmtx_jax.teacher.pairs import Pairs, Tally
-from lmtx_jax.teacher.verdict_store import SCHEMA_VERSION, VerdictStore
+from lmtx_jax.teacher.verdict_file import SCHEMA_VERSION
+from lmtx_jax.teacher.verdict_store import VerdictStore
 from lmtx_jax.types import INVALID, NO, YES, UserError
 
 DOCS = ['ab', 'bc', 'cd', 'ab']  # the last is the first again
@@ -126,34 +128,6 @@ def test_pair_without_any_answer_is_asked_again(path):
   assert tally.asked == 9
 
 
-def test_answers_before_a_failure_are_kept(path):
-  class FakeBrokenTeacher(FakeTeacher):
-    def judge(self, pairs):
-      yield next(super().judge(pairs))
-      raise KeyboardInterrupt
-
-  with pytest.raises(KeyboardInterrupt):
-    VerdictStore(path).judge(FakeBrokenTeacher(), all_pairs(), 'run/0')
-  assert len(rows(path)) == 3
-  teacher = FakeTeacher()
-  VerdictStore(path).judge(teacher, all_pairs(), 'run/0')
-  assert len(teacher.asked) == 6
-
-
-def test_slow_answers_are_stored_while_others_are_awaited(path):
-  seen = []
-
-  class FakeSlowTeacher(FakeTeacher):
-    def judge(self, pairs):
-      for chunk in super().judge(pairs):
-        seen.append(len(rows(path)))
-        time.sleep(0.6)
-        yield chunk
-
-  VerdictStore(path).judge(FakeSlowTeacher(), all_pairs(), 'run/0')
-  assert seen[-1] > 0
-
-
 def test_no_pairs(path):
   pairs = all_pairs().take(slice(0, 0))
   verdicts, tally = VerdictStore(path).judge(FakeTeacher(), pairs, 'run/0')
@@ -209,6 +183,127 @@ def test_any_sequence_of_calls(tmp_path, data):
   store.close()
 
 
+def test_another_threshold_asks_nothing_anew(path):
+  """FakeTeacher's p_yes is 0.8 for yes and 0.1 for no."""
+  store = VerdictStore(path)
+  teacher = FakeTeacher(yes_threshold=0.5)
+  first, tally = store.judge(teacher, all_pairs(), 'run/0')
+  plain, _ = store.judge(FakeTeacher(), all_pairs(), 'run/1')
+  np.testing.assert_array_equal(first.answer, plain.answer)
+  stored = rows(path, '*')
+  invalid = np.isnan(plain.p_yes)
+  for threshold, answer, num_yes in [(0.05, YES, 12), (0.9, NO, 0)]:
+    teacher = FakeTeacher(yes_threshold=threshold)
+    verdicts, tally = store.judge(teacher, all_pairs(), 'run/2')
+    assert teacher.asked == []
+    assert (verdicts.answer[~invalid] == answer).all()
+    assert (verdicts.answer[invalid] == INVALID).all()
+    assert (tally.yes, tally.invalid) == (num_yes, 4)
+    np.testing.assert_array_equal(verdicts.p_yes, first.p_yes)
+  assert rows(path, '*') == stored
+
+
+def test_the_threshold_itself_is_a_no(path):
+  p_yes = float(np.float32(0.1))
+  for threshold, num_yes in [(0.1, 7), (np.nextafter(p_yes, 0), 7), (0.09, 12)]:
+    teacher = FakeTeacher(yes_threshold=float(threshold))
+    _, tally = VerdictStore(path).judge(teacher, all_pairs(), 'run/0')
+    assert tally.yes == num_yes
+
+
+def one_go_and_blocks(tmp_path, monkeypatch, block, *args, **kwargs):
+  """Results of the same calls, with blocks of pairs and without."""
+  results = []
+  for name, size in [('one', 10**6), ('blocks', block)]:
+    monkeypatch.setattr('lmtx_jax.teacher.verdict_store._BLOCK', size)
+    file = tmp_path / f'{name}.sqlite'
+    for end in ('', '-wal', '-shm'):
+      Path(f'{file}{end}').unlink(missing_ok=True)
+    results.append(list(judge_all(str(file), *args, **kwargs)))
+  return results
+
+
+def judge_all(path, calls, **kwargs):
+  docs, labels = fake_documents([*DOCS, 'x']), fake_labels(LABELS)
+  with contextlib.closing(VerdictStore(path)) as store:
+    for asked_by, some in calls:
+      teacher = FakeTeacher(**kwargs)
+      doc_index, label_index = np.array(some, np.int64).reshape(-1, 2).T
+      pairs = Pairs(docs, labels, doc_index, label_index)
+      known = store.known(teacher, pairs)
+      verdicts, tally = store.judge(teacher, pairs, asked_by)
+      if not kwargs.get('silent_on'):
+        assert len(set(teacher.asked)) == len(teacher.asked)
+      yield (
+        known.tolist(),
+        verdicts.answer.tolist(),
+        np.nan_to_num(verdicts.p_yes, nan=-1).tolist(),
+        tally,
+        set(teacher.asked),
+      )
+
+
+@settings(
+  max_examples=60,
+  deadline=None,
+  suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+  calls=st.lists(
+    st.tuples(
+      st.sampled_from(['run/0', 'run/1']),
+      st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), max_size=20),
+    ),
+    min_size=1,
+    max_size=3,
+  ),
+  block=st.integers(1, 7),
+  threshold=st.sampled_from([None, 0.05, 0.5]),
+  silent_on=st.sampled_from(['', 'b']),
+)
+def test_blocks_change_nothing(tmp_path, calls, block, threshold, silent_on):
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    one_go, blocks = one_go_and_blocks(
+      tmp_path,
+      monkeypatch,
+      block,
+      calls,
+      yes_threshold=threshold,
+      silent_on=silent_on,
+    )
+  assert one_go == blocks
+
+
+def test_questions_are_counted_in_several_passes(path, monkeypatch):
+  monkeypatch.setattr('lmtx_jax.teacher.verdict_store._COUNT_AT_ONCE', 100)
+  docs = [chr(97 + i % 26) * (i + 1) for i in range(200)]
+  twice = all_pairs(docs + docs[:50])
+  _, tally = VerdictStore(path).judge(FakeTeacher(chunk=500), twice, 'run/0')
+  assert (tally.pairs, tally.asked, tally.reused) == (1000, 600, 400)
+
+
+def test_labels_of_a_document_stay_together(path):
+  """Asked in the order of the pairs, whatever the order of digests is."""
+  teacher = FakeTeacher()
+  VerdictStore(path).judge(teacher, all_pairs(), 'run/0')
+  expected = dict.fromkeys((doc, label) for doc in DOCS for label in LABELS)
+  assert teacher.asked == list(expected)
+
+
+def test_known_asks_and_stores_nothing(path):
+  store, teacher = VerdictStore(path), FakeTeacher()
+  assert not store.known(teacher, all_pairs()).any()
+  assert not rows(path)
+  with sqlite3.connect(path) as db:
+    assert not db.execute('SELECT * FROM teachers').fetchall()
+  store.judge(teacher, all_pairs(docs=['bc']), 'run/0')
+  teacher = FakeTeacher()
+  known = store.known(teacher, all_pairs())
+  assert known.reshape(4, 4).tolist() == [[doc == 'bc'] * 4 for doc in DOCS]
+  assert not teacher.asked
+  assert not store.known(FakeTeacher('other'), all_pairs()).any()
+
+
 CHILD = textwrap.dedent("""
   import sys, time
   sys.path.insert(0, {here!r})
@@ -245,7 +340,7 @@ def start_child(path, asked_by, chunk, delay):
 
 
 def test_killed_while_asking_then_goes_on(path):
-  """2,000 questions, killed (SIGKILL) after at least one commit."""
+  """2,000 questions, killed (SIGKILL) after some commits."""
   child = start_child(path, 'run/0', chunk=200, delay=0.1)
   child.stdout.readline()
   deadline = time.monotonic() + 20
@@ -317,7 +412,7 @@ def test_missing_folder(tmp_path):
 
 
 def test_locked(path, monkeypatch):
-  monkeypatch.setattr('lmtx_jax.teacher.verdict_store._BUSY_TIMEOUT_S', 0.1)
+  monkeypatch.setattr('lmtx_jax.teacher.verdict_file._BUSY_TIMEOUT_S', 0.1)
   VerdictStore(path).close()
   with sqlite3.connect(path) as other:
     other.execute('BEGIN IMMEDIATE')
