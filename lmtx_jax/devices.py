@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import os
 from typing import Any
 
@@ -10,14 +10,21 @@ import jax
 import numpy as np
 
 AXIS = 'device'
+# Two names of one setting; JAX takes either, but not both.
+_SAME = {'XLA_CLIENT_MEM_FRACTION': 'XLA_PYTHON_CLIENT_MEM_FRACTION'}
 
 
-def setup(cache_dir: str) -> None:
+def setup(cache_dir: str, environ: Mapping[str, str] = {}) -> None:
   """Sets the process up for JAX; call it before anything uses a device.
 
   Args:
     cache_dir: folder where compiled programs are kept between runs.
+    environ: environment variables that JAX reads when it first uses a device;
+      where the user has set one, that one stays.
   """
+  for name, value in environ.items():
+    if _SAME.get(name, name) not in os.environ:
+      os.environ.setdefault(name, value)
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   path = os.path.join(os.path.expanduser(cache_dir), 'xla')
   jax.config.update('jax_compilation_cache_dir', path)

@@ -20,13 +20,20 @@ from lmtx_jax import inputs as inputs_lib
 from lmtx_jax.config import TRAINING, Config
 from lmtx_jax.data.builders import load_dataset
 from lmtx_jax.data.corpus import Dataset
+from lmtx_jax.dry_run import dry_run
 from lmtx_jax.encoder_source import load_encoder
 from lmtx_jax.metric_writer import MetricWriter
 from lmtx_jax.run_dir import RunDir
 from lmtx_jax.snapshot import Snapshot
 from lmtx_jax.stages import Stages, check_batch_sizes
 from lmtx_jax.summary import best_cycle, make_summary, table, write_summary
-from lmtx_jax.teacher.teacher import check_teacher, make_teacher
+from lmtx_jax.teacher.pairs import Teacher
+from lmtx_jax.teacher.teacher import (
+  check_teacher,
+  jax_environ,
+  llm_teacher,
+  make_teacher,
+)
 from lmtx_jax.teacher.verdict_store import VerdictStore
 from lmtx_jax.types import UserError
 
@@ -34,15 +41,27 @@ from lmtx_jax.types import UserError
 def main(values: flags.FlagValues) -> None:
   """Trains, and prints the table of the cycles."""
   config = Config(*(cli.build(part, values) for part in TRAINING))
-  devices.setup(config.source.data_cache)
-  check_teacher(config.teacher)
+  check_teacher(config.teacher, config.llm)
+  devices.setup(
+    config.source.data_cache, jax_environ(config.teacher, config.llm)
+  )
   dataset = load_dataset(config.source)
   run = RunDir(config.run.run_dir or os.path.join('runs', dataset.name))
   run.guard(config.parts, dataset.fingerprint, dataset.name)
   writer = MetricWriter(run.path)
   path = config.teacher.verdict_store or run.file('verdicts.sqlite')
-  with contextlib.closing(VerdictStore(path)) as store:
-    stages = open_stages(config, dataset, run, store, writer)
+  with (
+    contextlib.closing(VerdictStore(path)) as store,
+    llm_teacher(
+      config.teacher, config.llm, run.file('teacher_server.log')
+    ) as llm,
+  ):
+    if llm and not os.path.exists(run.file('summary.json')):
+      llm.prepare()  # a wrong address is told now, not after hours
+    stages = open_stages(config, dataset, run, store, writer, llm)
+    if config.run.dry_run:
+      print(dry_run(stages))
+      return
     summary = train(stages)
   writer.close()
   print(table(summary))
@@ -56,15 +75,15 @@ def open_stages(
   run: RunDir,
   store: VerdictStore,
   writer: MetricWriter,
+  llm: Teacher | None,
 ) -> Stages:
   """Everything that the cycles work with; a wrong flag fails here."""
   check_batch_sizes(config)
   drawn = inputs_lib.draw_documents(dataset, config)
   pretrained = load_encoder(config, drawn[0], dataset.labels, run)
   inputs = inputs_lib.load_inputs(dataset, drawn, pretrained.tokenizer, config)
-  teacher = make_teacher(
-    config.teacher, (inputs.train.texts, inputs.dev.texts), inputs.label_texts
-  )
+  documents = (inputs.train.texts, inputs.dev.texts)
+  teacher = llm or make_teacher(config.teacher, documents, inputs.label_texts)
   run.bind('encoder', pretrained.digest)
   return Stages(config, inputs, pretrained, run, store, teacher, writer)
 
@@ -100,7 +119,7 @@ def train(stages: Stages) -> dict:
     raise UserError(
       'the teacher accepted none of the shortlisted pairs, so there is nothing'
       ' to learn from; look at --teacher and its flags (a lower'
-      ' --lexical_threshold, say), --label_text and --prompt'
+      ' --lexical_threshold or --yes_threshold, say), --label_text and --prompt'
     )
   summary = make_summary(run, dev_scores, test_scores, initial, stopped_because)
   export(stages, best, summary)

@@ -138,7 +138,12 @@ class Stages:
     """The teacher's yeses among the shortlists."""
     run, train = self.run, self.inputs.train
 
+    def report(numbers: dict[str, float]) -> None:
+      scalars = {f'asking/{name}': value for name, value in numbers.items()}
+      self.writer.write(cycle, int(numbers['pairs']), scalars)
+
     def make() -> dict[str, np.ndarray]:
+      run.bind('teacher', self.teacher.identity)
       with run.timed(cycle, 'teach'):
         found, tally = pseudo_labels(
           self.store,
@@ -147,6 +152,7 @@ class Stages:
           self.inputs.label_texts,
           shortlist,
           f'{run.run_id}/cycle_{cycle:02d}',
+          report,
         )
       counts = self._teaching(found, tally)
       self.writer.report(cycle, 'teach', counts)
@@ -188,6 +194,7 @@ class Stages:
       'asked': tally.asked,
       'reused': tally.reused,
       'invalid': tally.invalid,
+      **tally.costs(),
     }
 
   def fit(self, cycle: int, start: Any, found: PseudoLabels) -> Snapshot:
@@ -263,6 +270,7 @@ class Stages:
 
     def make() -> dict[str, Any]:
       top = snapshot.tag(dev, 1, cycle, 'dev').labels[:, 0]
+      run.bind('teacher', self.teacher.identity)
       with run.timed(cycle, 'dev'):
         pairs = Pairs(
           dev.texts,
@@ -281,6 +289,7 @@ class Stages:
         'asked': tally.asked,
         'reused': tally.reused,
         'invalid': tally.invalid,
+        **tally.costs(),
       }
 
     path = run.cycle_file(cycle, 'dev_score.json')

@@ -200,11 +200,14 @@ def _without_durations(value: Any) -> Any:
 
 
 def _metrics(run: pathlib.Path) -> set[str]:
-  """Rows without their time; one that was written twice counts once."""
+  """Rows without their time; one that was written twice counts once.
+
+  Nor how asking went from minute to minute.
+  """
   lines = (run / 'metrics.jsonl').read_text().splitlines()
+  rows = [_without_durations(json.loads(line)) for line in lines]
   return {
-    json.dumps(_without_durations(json.loads(line)), sort_keys=True)
-    for line in lines
+    json.dumps(row, sort_keys=True) for row in rows if 'asking/pairs' not in row
   }
 
 

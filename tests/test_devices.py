@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from lmtx_jax import devices
+
 SCRIPT = pathlib.Path(__file__).with_name('devices_run.py')
 ROOT = SCRIPT.parent.parent
 
@@ -52,3 +54,20 @@ def test_the_same_embeddings_in_the_same_order(results):
   one, eight = (results[count]['embeddings'] for count in (1, 8))
   assert one.shape == (101, 32)
   np.testing.assert_allclose(eight, one, rtol=0, atol=1e-6)
+
+
+def test_setup_leaves_the_users_own_memory_settings(monkeypatch, tmp_path):
+  names = ('XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION')
+  environ = {names[0]: '0.35', 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
+  own = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'true'}
+  for given, expected in (
+    ({}, environ),
+    (own, {**environ, **own}),
+    ({names[0]: '0.2', **own}, {names[0]: '0.2', **own}),
+    # JAX fails where both names are set.
+    ({names[1]: '0.2', **own}, {names[1]: '0.2', **own}),
+  ):
+    monkeypatch.setattr(os, 'environ', dict(given))
+    devices.setup(str(tmp_path), environ)
+    found = {k: v for k, v in os.environ.items() if k.startswith('XLA')}
+    assert found == expected

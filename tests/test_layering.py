@@ -14,6 +14,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'lmtx_jax'
 LAYERS = [
   ['types'],
   ['cli'],
+  ['llm_config'],
   ['config'],
   ['run_dir', 'metric_writer', 'devices'],
   ['data'],
@@ -27,6 +28,7 @@ LAYERS = [
   ['inputs'],
   ['snapshot'],
   ['bundle', 'encoder_source', 'stages', 'summary'],
+  ['dry_run'],
   ['predict', 'evaluate', 'prepare', 'main'],
 ]
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}

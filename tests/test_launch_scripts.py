@@ -1,0 +1,256 @@
+"""The scripts of launch/ start what they say, with flags that exist."""
+
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+
+import pytest
+import yaml
+
+LAUNCH = pathlib.Path(__file__).parent.parent / 'launch'
+LAUNCH_CPU = pathlib.Path(__file__).parent / 'sglang_cpu' / 'launch_cpu.py'
+SCRIPTS = ['sglang_gpu.sh', 'sglang_fleet.sh']
+VENV = os.environ.get('LMTX_SGLANG_VENV', '')
+# Says what it was called with; a server that stays, unless told to end.
+FAKE_PYTHON = """#!/bin/sh
+echo "gpu=$CUDA_VISIBLE_DEVICES $@"
+case "$*" in *--die*) exit 3 ;; esac
+if [ -n "$STAY" ]; then sleep 60; fi
+"""
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+  """A folder that comes first on PATH, with a fake python3 and curl."""
+  folder = tmp_path / 'bin'
+  folder.mkdir()
+  for name, text in (
+    ('python3', FAKE_PYTHON),
+    # Nobody answers before the servers have said what they were called with.
+    ('curl', '#!/bin/sh\nsleep 0.5\n'),
+    ('nvidia-smi', '#!/bin/sh\nprintf "0\\n1\\n2\\n"\n'),
+  ):
+    (folder / name).write_text(text)
+    (folder / name).chmod(0o755)
+  monkeypatch.setenv('PATH', f'{folder}{os.pathsep}{os.environ["PATH"]}')
+  return folder
+
+
+def run(script, *args, **environ):
+  return subprocess.run(
+    [LAUNCH / script, *args],
+    env={**os.environ, **environ},
+    capture_output=True,
+    text=True,
+    timeout=60,
+    check=False,
+  )
+
+
+def used_flags():
+  """Every flag that the server is given in launch/, its notes included."""
+  texts = [
+    (LAUNCH / 'sglang_gpu.sh').read_text().partition('\nexec ')[2],
+    *re.findall(
+      r"--teacher_launch='MODEL ([^']*)'", (LAUNCH / 'README.md').read_text()
+    ),
+    '--api-key --mem-fraction-static',
+  ]
+  return sorted(set(re.findall(r'--[a-z][a-z-]+', ' '.join(texts))))
+
+
+@pytest.mark.parametrize('script', [*SCRIPTS, '../tests/sglang_cpu/install.sh'])
+def test_bash_can_read_it(script):
+  subprocess.run(['bash', '-n', LAUNCH / script], check=True)
+  assert os.access(LAUNCH / script, os.X_OK)
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_help_and_wrong_use(script):
+  done = run(script, '--help')
+  assert done.returncode == 0
+  assert f'launch/{script} MODEL [FLAG...]' in done.stdout
+  for args in ((), ('--port', '1')):
+    done = run(script, *args)
+    assert done.returncode == 2
+    assert done.stderr.startswith('error: the first argument must be a model')
+
+
+class TestOneServer:
+  def test_the_users_own_flags_come_last(self, path):
+    done = run('sglang_gpu.sh', 'org/model', '--chunked-prefill-size', '64')
+    words = done.stdout.split()
+    assert words[1:5] == [
+      '-m',
+      'sglang.launch_server',
+      '--model-path',
+      'org/model',
+    ]
+    assert words[5:11] == (
+      ['--host', '127.0.0.1', '--port', '30000', '--tp-size', '1']
+    )
+    assert words[-2:] == ['--chunked-prefill-size', '64']
+    assert set(words) > {'--schedule-policy', 'lpm', '--max-prefill-tokens'}
+
+  def test_settings(self, path):
+    done = run('sglang_gpu.sh', 'a model', HOST='::', PORT='7', TP='2')
+    assert '--model-path a model --host :: --port 7 --tp-size 2' in done.stdout
+
+  @pytest.mark.parametrize('name', ['PORT', 'TP'])
+  def test_no_number(self, path, name):
+    done = run('sglang_gpu.sh', 'm', **{name: '1x'})
+    assert done.returncode == 2
+    assert done.stderr == f'error: {name}=1x is not a number\n'
+
+
+class TestFleet:
+  @pytest.mark.parametrize(
+    ('environ', 'gpus', 'host'),
+    [
+      ({}, ['0', '1', '2'], '127.0.0.1'),
+      ({'GPUS': '1,3', 'ADVERTISE': 'gpu1'}, ['1', '3'], 'gpu1'),
+    ],
+  )
+  def test_one_a_gpu_until_it_is_interrupted(
+    self, path, tmp_path, environ, gpus, host
+  ):
+    fleet = subprocess.Popen(
+      [LAUNCH / 'sglang_fleet.sh', 'm', '--foo'],
+      env={
+        **os.environ,
+        **environ,
+        'PORT': '41000',
+        'LOG_DIR': str(tmp_path),
+        'STAY': '1',
+      },
+      stdout=subprocess.PIPE,
+      text=True,
+      start_new_session=True,
+      # A shell's background jobs, and so their children, ignore SIGINT.
+      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+      line = fleet.stdout.readline()
+      ports = [41000 + i for i in range(len(gpus))]
+      urls = [f'http://{host}:{port}' for port in ports]
+      assert line == f'--teacher_urls={",".join(urls)}\n'
+      for gpu, port in zip(gpus, ports, strict=True):
+        said = (tmp_path / f'sglang_{port}.log').read_text()
+        assert said.startswith(f'gpu={gpu} -m sglang.launch_server')
+        assert f'--port {port} ' in said
+        assert said.endswith(' --foo\n')
+      assert sleepers(fleet.pid)
+      fleet.send_signal(signal.SIGINT)
+      assert fleet.wait(30) == 130
+      assert not sleepers(fleet.pid)
+    finally:
+      fleet.kill()
+      fleet.wait()
+      fleet.stdout.close()
+
+  def test_one_that_ends_ends_all(self, path, tmp_path):
+    (path / 'curl').write_text('#!/bin/sh\nexit 7\n')
+    done = run(
+      'sglang_fleet.sh', 'm', '--die', GPUS='0,1', LOG_DIR=str(tmp_path)
+    )
+    assert done.returncode == 1
+    assert done.stdout == ''
+    log = tmp_path / 'sglang_30000.log'
+    assert done.stderr.endswith(f'error: a server ended; see {log}\n')
+
+  @pytest.mark.parametrize(
+    ('environ', 'said'),
+    [
+      ({'GPUS': 'all'}, 'GPUS=all is no list of numbers'),
+      ({'PORT': 'x'}, 'PORT=x is not a number'),
+      ({'LOG_DIR': '/no/such'}, 'LOG_DIR=/no/such is no folder'),
+    ],
+  )
+  def test_wrong_settings(self, path, environ, said):
+    done = run('sglang_fleet.sh', 'm', **environ)
+    assert done.returncode == 2
+    assert done.stderr == f'error: {said}\n'
+
+
+def sleepers(session):
+  """Process ids of what a session still runs beside its first process."""
+  found = []
+  for stat in pathlib.Path('/proc').glob('[0-9]*/stat'):
+    try:
+      fields = stat.read_text().rsplit(')', 1)[1].split()
+    except OSError:  # it ended meanwhile
+      continue
+    if fields[3] == str(session) and fields[0] != 'Z':
+      found.append(int(stat.parent.name))
+  return [pid for pid in found if pid != session]
+
+
+class TestCompose:
+  @pytest.fixture
+  def services(self):
+    return yaml.safe_load((LAUNCH / 'compose.yaml').read_text())['services']
+
+  def test_it_uses_what_is_there(self, services):
+    teacher, trainer = services['teacher'], services['trainer']
+    assert teacher['entrypoint'] == ['/launch/sglang_gpu.sh']
+    assert '.:/launch:ro' in teacher['volumes']
+    url = f'http://teacher:{teacher["environment"]["PORT"]}'
+    assert trainer['command'].endswith(f'--teacher=sglang --teacher_url={url}')
+    check = teacher['healthcheck']['test']
+    compile(check[3], 'healthcheck', 'exec')
+    assert f':{teacher["environment"]["PORT"]}/health' in check[3]
+    assert trainer['depends_on']['teacher']['condition'] == 'service_healthy'
+    root = LAUNCH / trainer['build']['context']
+    image = (root / trainer['build']['dockerfile']).read_text()
+    for words in re.findall(r'^COPY (.+)$', image, re.MULTILINE):
+      assert (root / words.split()[0]).exists()
+
+  def test_volumes_are_declared(self, services):
+    declared = yaml.safe_load((LAUNCH / 'compose.yaml').read_text())['volumes']
+    named = {
+      volume.partition(':')[0]
+      for service in services.values()
+      for volume in service['volumes']
+      if volume[0].isalpha()
+    }
+    assert named == set(declared)
+
+  def test_docker_can_read_it(self):
+    docker = shutil.which('docker')
+    if (
+      not docker
+      or subprocess.run(
+        [docker, 'compose', 'version'], capture_output=True, check=False
+      ).returncode
+    ):
+      pytest.skip('no docker compose')
+    command = [docker, 'compose', '-f', LAUNCH / 'compose.yaml', 'config']
+    done = subprocess.run(
+      command,
+      env={**os.environ, 'MODEL': 'm', 'FLAGS': '--num_cycles=1'},
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(
+  not VENV,
+  reason='LMTX_SGLANG_VENV names no environment with SGLang'
+  ' (tests/sglang_cpu/install.sh makes one)',
+)
+def test_live_server_knows_every_flag():
+  python = os.path.join(os.path.abspath(VENV), 'bin', 'python')
+  text = subprocess.run(
+    [python, LAUNCH_CPU, '--help'],
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout
+  known = set(re.findall(r'(?<![\w-])--[a-z][a-z0-9-]+', text))
+  assert len(used_flags()) > 10
+  assert set(used_flags()) <= known
