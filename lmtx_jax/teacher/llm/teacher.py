@@ -62,12 +62,12 @@ class LlmTeacher:
     return self._config.yes_threshold
 
   def prepare(self) -> None:
-    """Makes sure that there is a server, with the right model and tokenizer.
+    """Makes sure that there is a server, and that all flags fit its model.
 
     Raises:
-      UserError: there is none, or it does not fit.
+      UserError: there is none, or one does not.
     """
-    logging.info('the teacher is %s', self._connection.model['model'])
+    logging.info('the teacher is %s', self.identity)
     if self._launched and self._launched.memory:
       self._launched.memory.release()
 

@@ -139,6 +139,14 @@ def test_another_model_cannot_go_on_with_a_run(finished, flags, llm, tmp_path):
     llm.model_path = model
 
 
+def test_a_missing_chat_template_is_told_before_any_work(flags, tmp_path):
+  folder = write_tokenizer(tmp_path / 'tokenizer', chat_template=None)
+  run = tmp_path / 'run'
+  more = (f'--teacher_tokenizer={folder}', f'--run_dir={run}')
+  assert '--chat_format' in call('main', *flags, *more).error
+  assert not list(run.glob('cycle_*'))
+
+
 @pytest.mark.parametrize(
   ('more', 'message'),
   [
