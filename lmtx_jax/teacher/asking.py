@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from lmtx_jax.interrupts import deferred
 from lmtx_jax.teacher.pairs import Pairs, Teacher
 from lmtx_jax.teacher.progress import Progress
 from lmtx_jax.teacher.questions import Questions
@@ -68,10 +69,12 @@ class Recorder:
     }
     if usage:
       spent['seconds'] = now - self._since
-    if self._waiting or spent:
-      self._file.write(self._waiting, self.asker, spent)
-      self._last_commit_s = time.monotonic() - now
-    self._waiting, self._usage, self._since = [], usage, now
+    # Ctrl-C between storing and forgetting would store the same again.
+    with deferred():
+      if self._waiting or spent:
+        self._file.write(self._waiting, self.asker, spent)
+        self._last_commit_s = time.monotonic() - now
+      self._waiting, self._usage, self._since = [], usage, now
 
 
 def ask(

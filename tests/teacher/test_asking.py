@@ -1,5 +1,6 @@
 """What is stored and told while a teacher is asked."""
 
+import signal
 import sqlite3
 import time
 
@@ -129,6 +130,25 @@ def test_the_teacher_is_closed_when_storing_fails(path, monkeypatch):
     VerdictStore(path).judge(teacher, all_pairs(), 'run/0')
   assert teacher.closed
   assert len(rows(path)) == 3
+
+
+def test_interrupted_while_storing_stores_once(path, monkeypatch):
+  """Ctrl-C comes when the answers are safe, before they are forgotten."""
+  write = VerdictFile.write
+
+  def interrupted(self, *args):
+    write(self, *args)
+    signal.raise_signal(signal.SIGINT)
+
+  monkeypatch.setattr(VerdictFile, 'write', interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    VerdictStore(path).judge(FakeTeacher(), all_pairs(), 'run/0')
+  monkeypatch.undo()
+  stored = rows(path)
+  assert stored and set(stored) == {(1,)}
+  teacher = FakeTeacher()
+  VerdictStore(path).judge(teacher, all_pairs(), 'run/0')
+  assert len(teacher.asked) == 9 - len(stored)
 
 
 def test_commits_are_a_tenth_of_the_time(path, monkeypatch):
