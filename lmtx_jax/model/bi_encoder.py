@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 
@@ -24,12 +26,16 @@ class BiEncoder:
     normalize: scales embeddings to length 1, so a dot product is a cosine.
     dtype: of the matrix products, 'float32' or 'bfloat16'. Parameters, layer
       norm, softmax and pooling are float32 either way.
+    attention: 'xla', or 'flash' where `best_attention` says so: it never keeps
+      the scores. Training with attention dropout takes 'xla' either way, as
+      flash attention has no dropout.
   """
 
   config: TransformerConfig
   pooling: str = 'mean'
   normalize: bool = True
   dtype: str = 'float32'
+  attention: str = 'xla'
 
   @property
   def dim(self) -> int:
@@ -48,10 +54,22 @@ class BiEncoder:
     )
     return dataclasses.replace(self, config=config)
 
+  def with_best_attention(self) -> BiEncoder:
+    """The same encoder with the attention that suits the local devices."""
+    device = jax.local_devices()[0]
+    attention = best_attention(
+      device.platform,
+      getattr(device, 'compute_capability', ''),
+      self.dtype,
+      self.config.dim // self.config.num_heads,
+    )
+    return dataclasses.replace(self, attention=attention)
+
   def init(self, rng: jax.Array) -> Params:
     """Random parameters, nested dicts of float32 arrays."""
     tokens = jnp.zeros((1, 1), jnp.int32)
-    return self._transformer.init(rng, tokens, tokens == 0, True)['params']
+    transformer = Transformer(self.config)
+    return transformer.init(rng, tokens, tokens == 0, None)['params']
 
   def apply(
     self,
@@ -60,6 +78,7 @@ class BiEncoder:
     lengths: jax.Array,
     *,
     dropout_rng: jax.Array | None = None,
+    first_row: jax.Array | int = 0,
   ) -> jax.Array:
     """Embeds texts.
 
@@ -69,6 +88,8 @@ class BiEncoder:
       lengths: `[batch]` int32, tokens of each text; what stands after them
         never matters. A text of 0 tokens embeds as zeros.
       dropout_rng: key of the dropout; None is no dropout.
+      first_row: number of the first text within the whole batch, of which
+        these may be a part: each text's dropout is the same in every split.
 
     Returns:
       `[batch, dim]` float32, of unit norm if `normalize`.
@@ -87,7 +108,7 @@ class BiEncoder:
       {'params': params},
       token_ids,
       mask,
-      dropout_rng is None,
+      None if dropout_rng is None else first_row,
       rngs=None if dropout_rng is None else {'dropout': dropout_rng},
     ).astype(jnp.float32)
     pooled = _pool(hidden, mask, self.pooling)
@@ -95,7 +116,34 @@ class BiEncoder:
 
   @property
   def _transformer(self) -> Transformer:
-    return Transformer(self.config, jnp.dtype(self.dtype))
+    return Transformer(self.config, jnp.dtype(self.dtype), self.attention)
+
+
+def best_attention(
+  platform: str, capability: str, dtype: str, head_dim: int
+) -> str:
+  """'flash' where cuDNN has it for such an encoder, else 'xla'.
+
+  Args:
+    platform: of the device, as `jax.Device.platform` names it.
+    capability: CUDA compute capability such as '9.0'; not a number or empty on
+      devices of others.
+    dtype: of the matrix products.
+    head_dim: width of one attention head.
+  """
+  if platform not in ('gpu', 'cuda') or dtype != 'bfloat16':
+    return 'xla'
+  # The limits that jax._src.cudnn.fused_attention_stablehlo checks, 256 on
+  # Hopper aside; cuDNN's flash attention starts with Ampere.
+  ampere = re.fullmatch(r'(\d+)\.\d+', capability)
+  if ampere and int(ampere[1]) >= 8 and head_dim % 8 == 0 and head_dim <= 128:
+    return 'flash'
+  logging.info(
+    'no flash attention: compute capability %r, heads of %d',
+    capability,
+    head_dim,
+  )
+  return 'xla'
 
 
 def _pool(hidden: jax.Array, mask: jax.Array, pooling: str) -> jax.Array:

@@ -8,6 +8,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from lmtx_jax.model.dropout import Dropout
+
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
@@ -74,21 +76,26 @@ class Transformer(nn.Module):
     config: shape and constants.
     dtype: of matrix products and hidden states; parameters, layer norms and
       softmax are float32.
+    attention: 'xla' or 'flash', see `Attention`.
   """
 
   config: TransformerConfig
   dtype: jnp.dtype = jnp.float32
+  attention: str = 'xla'
 
   @nn.compact
   def __call__(
-    self, token_ids: jax.Array, mask: jax.Array, deterministic: bool
+    self, token_ids: jax.Array, mask: jax.Array, first_row: jax.Array | None
   ) -> jax.Array:
     """Runs the encoder.
 
     Args:
       token_ids: `[batch, length]` int32, length at most `max_positions`.
-      mask: `[batch, length]` bool, True at tokens that may be attended to.
-      deterministic: False applies dropout, drawn from the rng 'dropout'.
+      mask: `[batch, length]` bool, True at the tokens of each text, which are
+        its first ones.
+      first_row: number of the first text within the whole batch, of which
+        this may be a part: dropout, drawn from the rng 'dropout', is the same
+        however the batch is split. None: no dropout.
 
     Returns:
       `[batch, length, dim]` in `dtype`.
@@ -96,12 +103,13 @@ class Transformer(nn.Module):
     # 0 where a key counts, else as low as leaves softmax finite when a row
     # has no key at all. [batch, 1 head, 1 query, length]
     bias = jnp.where(mask, 0.0, -1e9)[:, None, None, :]
+    lengths = mask.sum(axis=1) if self.attention == 'flash' else None
     hidden = Embeddings(self.config, self.dtype, name='embeddings')(
-      token_ids, deterministic
+      token_ids, first_row
     )
     for i in range(self.config.num_layers):
       hidden = Layer(self.config, self.dtype, name=f'layer_{i}')(
-        hidden, bias, deterministic
+        hidden, bias, lengths, first_row
       )
     return hidden.reshape(*token_ids.shape, -1)
 
@@ -113,14 +121,16 @@ class Embeddings(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, token_ids: jax.Array, deterministic: bool) -> jax.Array:
+  def __call__(
+    self, token_ids: jax.Array, first_row: jax.Array | None
+  ) -> jax.Array:
     """`[batch, length]` int32 to `[batch * length, dim]`.
 
     All that is not attention works on a matrix of tokens: on a CPU, the
     gradient of a product with more axes takes 1.7 times as long.
     """
     config = self.config
-    length = token_ids.shape[1]
+    batch, length = token_ids.shape
     word = self._table('word', config.vocab_size)
     position = self._table('position', config.max_positions)
     # [length, dim], the same for every text of the batch
@@ -130,7 +140,7 @@ class Embeddings(nn.Module):
     hidden = jnp.take(word, token_ids, axis=0) + shared
     hidden = hidden.reshape(-1, config.dim)
     hidden = _layer_norm(config, self.dtype, 'norm')(hidden)
-    return Dropout(config.dropout)(hidden, deterministic)
+    return Dropout(config.dropout)(hidden, batch, first_row)
 
   def _table(self, name: str, rows: int) -> jax.Array:
     init = nn.initializers.normal(self.config.init_std)
@@ -145,7 +155,11 @@ class Layer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, hidden: jax.Array, bias: jax.Array, deterministic: bool
+    self,
+    hidden: jax.Array,
+    bias: jax.Array,
+    lengths: jax.Array | None,
+    first_row: jax.Array | None,
   ) -> jax.Array:
     """Runs one layer.
 
@@ -153,32 +167,42 @@ class Layer(nn.Module):
       hidden: `[batch * length, dim]`.
       bias: `[batch, 1 or heads, 1 or length, length]`, added to the attention
         scores of `[batch, heads, query, key]`.
-      deterministic: False applies dropout.
+      lengths: `[batch]` int32, tokens of each text, to attend by instead of
+        `bias` where flash attention can be used; None: it is not.
+      first_row: see `Transformer`.
 
     Returns:
       `[batch * length, dim]`.
     """
-    config = self.config
+    config, batch = self.config, bias.shape[0]
     x = Attention(config, self.dtype, name='attention')(
-      hidden, bias, deterministic
+      hidden, bias, lengths, first_row
     )
     hidden = _layer_norm(config, self.dtype, 'attention_norm')(hidden + x)
     x = _dense(config, self.dtype, config.ffn_dim, 'ffn_in')(hidden)
     x = ACTIVATIONS[config.activation](x)
     x = _dense(config, self.dtype, config.dim, 'ffn_out')(x)
-    x = Dropout(config.dropout)(x, deterministic)
+    x = Dropout(config.dropout)(x, batch, first_row)
     return _layer_norm(config, self.dtype, 'ffn_norm')(hidden + x)
 
 
 class Attention(nn.Module):
-  """Multi-head self-attention, queries, keys and values in one product."""
+  """Multi-head self-attention, queries, keys and values in one product.
+
+  Flash attention never keeps the scores, but has no dropout: with a rate of
+  `attention_dropout` above 0, training attends by two products.
+  """
 
   config: TransformerConfig
   dtype: jnp.dtype
 
   @nn.compact
   def __call__(
-    self, hidden: jax.Array, bias: jax.Array, deterministic: bool
+    self,
+    hidden: jax.Array,
+    bias: jax.Array,
+    lengths: jax.Array | None,
+    first_row: jax.Array | None,
   ) -> jax.Array:
     """See `Layer`."""
     config = self.config
@@ -186,43 +210,59 @@ class Attention(nn.Module):
     head_dim = config.dim // config.num_heads
     qkv = _dense(config, self.dtype, 3 * config.dim, 'qkv')(hidden)
     qkv = qkv.reshape(batch, length, 3, config.num_heads, head_dim)
+    dropout = first_row is not None and config.attention_dropout > 0
+    if lengths is not None and not dropout:
+      context = _flash(qkv, lengths)
+    else:
+      context = self._two_products(qkv, bias, first_row)
+    context = context.reshape(hidden.shape)
+    out = _dense(config, self.dtype, config.dim, 'out')(context)
+    return Dropout(config.projection_dropout)(out, batch, first_row)
+
+  def _two_products(
+    self, qkv: jax.Array, bias: jax.Array, first_row: jax.Array | None
+  ) -> jax.Array:
+    """`[batch, length, 3, heads, head_dim]` to the same without the 3."""
+    batch, head_dim = qkv.shape[0], qkv.shape[-1]
     # each [batch, heads, length, head_dim], as a batched product reads it
     q, k, v = qkv.transpose(2, 0, 3, 1, 4)
     scores = jnp.einsum(
       'bhqd,bhkd->bhqk', q, k, preferred_element_type=jnp.float32
     )
     weights = nn.softmax(scores * head_dim**-0.5 + bias).astype(self.dtype)
-    weights = Dropout(config.attention_dropout)(weights, deterministic)
+    rate = self.config.attention_dropout
+    weights = Dropout(rate)(weights, batch, first_row)
     context = jnp.einsum('bhqk,bhkd->bhqd', weights, v)
-    context = context.transpose(0, 2, 1, 3).reshape(hidden.shape)
-    out = _dense(config, self.dtype, config.dim, 'out')(context)
-    return Dropout(config.projection_dropout)(out, deterministic)
+    return context.transpose(0, 2, 1, 3)
 
 
-class Dropout(nn.Module):
-  """Dropout whose mask is a hash of each element's index and the key.
+def _flash(qkv: jax.Array, lengths: jax.Array) -> jax.Array:
+  """Attention by cuDNN on a GPU, by JAX's own formula elsewhere.
 
-  JAX's own generators take as long on a CPU as the whole attention does; an
-  integer hash melts into the product that it masks. Two rounds of multiply and
-  shift (constants: the "lowbias32" finaliser, hash-prospector) are random
-  enough to drop things by, and give the same mask on every platform.
+  Args:
+    qkv: `[batch, length, 3, heads, head_dim]`, bfloat16 on a GPU.
+    lengths: `[batch]` int32, keys of each text.
+
+  Returns:
+    `[batch, length, heads, head_dim]`.
   """
-
-  rate: float
-
-  @nn.compact
-  def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
-    """Zeroes a share `rate` of x and scales the rest by `1 / (1 - rate)`."""
-    if deterministic or not self.rate:
-      return x
-    k0, k1 = jax.random.bits(self.make_rng('dropout'), (2,), jnp.uint32)
-    bits = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape)
-    bits = bits * jnp.uint32(0x9E3779B9) + k0
-    bits = (bits ^ (bits >> 16)) * jnp.uint32(0x7FEB352D) + k1
-    bits = (bits ^ (bits >> 15)) * jnp.uint32(0x846CA68B)
-    bits ^= bits >> 16
-    keep = bits >= jnp.uint32(self.rate * 2**32)
-    return jnp.where(keep, x / (1 - self.rate), 0)
+  # An empty text attends to its first token and a query of the padding to the
+  # text's keys, so that all is finite; neither is pooled.
+  lengths = jnp.maximum(lengths, 1)
+  inside = jnp.arange(qkv.shape[1]) < lengths[:, None]
+  # The zeros do not change the result; they stop the gradient of the padding,
+  # whatever the implementation leaves there.
+  k, v = (
+    jnp.where(inside[:, :, None, None], x, 0)
+    for x in (qkv[:, :, 1], qkv[:, :, 2])
+  )
+  return jax.nn.dot_product_attention(
+    qkv[:, :, 0],
+    k,
+    v,
+    key_value_seq_lengths=lengths,
+    implementation='cudnn' if jax.default_backend() == 'gpu' else 'xla',
+  )
 
 
 def _dense(
