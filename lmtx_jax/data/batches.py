@@ -7,45 +7,62 @@ import dataclasses
 
 import numpy as np
 
-_MULTIPLE = 8  # widths are multiples of it, as matrix units like
+_MULTIPLE = 8  # widths are multiples of it, as matrix units like,
+_SHORT = 32  # but for short texts, where rounding up would cost more
+
+
+def allowed_widths(max_tokens: int) -> np.ndarray:
+  """All widths that a batch may have, ascending to `max_tokens`."""
+  width = np.arange(1, max_tokens + 1)
+  width = width[(width <= _SHORT) | (width % _MULTIPLE == 0)]
+  return np.union1d(width, max_tokens)
 
 
 def bucket_widths(
-  lengths: np.ndarray, max_tokens: int, max_buckets: int = 8
+  lengths: np.ndarray,
+  max_tokens: int,
+  max_buckets: int = 32,
+  *,
+  waste: float = 0.03,
+  min_saved: float = 1024.0,
 ) -> np.ndarray:
   """The widths to pad to that waste the fewest tokens on these lengths.
+
+  Since each width is compiled once, they are as few as do.
 
   Args:
     lengths: `[n]` input lengths.
     max_tokens: the longest length that can ever come; the last width.
-    max_buckets: widths at most, each of which is compiled once.
+    max_buckets: widths at most.
+    waste: share of padding that is not improved on.
+    min_saved: tokens of padding that each width must save.
 
   Returns:
     `[num_buckets]` int64, ascending.
   """
-  units = -(-np.minimum(lengths, max_tokens) // _MULTIPLE)
-  last = -(-max_tokens // _MULTIPLE)
-  counts = np.bincount(units, minlength=last + 1)
+  lengths = np.minimum(lengths, max_tokens)
+  width = allowed_widths(max_tokens)
+  counts = np.bincount(np.searchsorted(width, lengths), minlength=len(width))
   total = np.concatenate([[0], np.cumsum(counts)])
-  # cost[j] is the least number of padded units of all lengths up to j units,
-  # if j is a width; one more width is allowed in each round.
-  cost = total[1:] * np.arange(last + 1)
+  # cost[j] is the least number of padded tokens of all lengths up to width[j],
+  # if that is a width; one more width is allowed in each round.
+  cost = total[1:] * width
+  enough = lengths.sum() / (1 - waste)
+  below = np.triu(np.ones((len(width), len(width)), bool), 1)  # [i, j]: i < j
+  group = (total[None, 1:] - total[1:, None]) * width[None, :]
   back = []
-  for _ in range(max_buckets - 1):
-    ends = np.arange(last + 1)
-    group = (total[None, 1:] - total[1:, None]) * ends[None, :]  # [i, j]
-    option = np.where(
-      ends[:, None] < ends[None, :], cost[:, None] + group, cost
-    )
-    choice = option.argmin(axis=0)
+  while len(back) + 1 < max_buckets and cost[-1] > enough:
+    option = np.where(below, cost[:, None] + group, cost)
+    if cost[-1] - option[:, -1].min() < min_saved:
+      break
     better = option.min(axis=0) < cost
-    back.append(np.where(better, choice, -1))
+    back.append(np.where(better, option.argmin(axis=0), -1))
     cost = np.where(better, option.min(axis=0), cost)
-  widths = [last]
+  found = [len(width) - 1]
   for choice in reversed(back):
-    if choice[widths[-1]] > 0:
-      widths.append(int(choice[widths[-1]]))
-  return np.minimum(np.array(widths[::-1]) * _MULTIPLE, max_tokens)
+    if choice[found[-1]] >= 0:
+      found.append(int(choice[found[-1]]))
+  return width[found[::-1]]
 
 
 def width_of(length: int, widths: np.ndarray) -> int:
@@ -73,6 +90,9 @@ def encode_batches(
 ) -> Iterator[EncodeBatch]:
   """Splits inputs into batches of few shapes, longest first.
 
+  All batches of a width have one size: what is left over of its inputs is
+  filled up with the next shorter ones. Only the last batch may be smaller.
+
   Args:
     lengths: `[n]` input lengths.
     widths: bucket widths, ascending.
@@ -81,40 +101,56 @@ def encode_batches(
   """
   order = np.argsort(-lengths, kind='stable')
   bucket = np.searchsorted(widths, lengths[order])
-  for index in range(len(widths) - 1, -1, -1):
-    rows = order[bucket == index]
-    width = int(widths[index])
-    full = max(1, batch_tokens // width) * multiple
-    # A few inputs get a batch of their own size, rounded up to a power of two.
-    few = multiple * (1 << max(0, -(-len(rows) // multiple) - 1).bit_length())
-    size = min(full, few)
-    for start in range(0, len(rows), size):
-      yield EncodeBatch(rows[start : start + size], width, size)
+  start, size, last = 0, 0, -1
+  while start < len(order):
+    if bucket[start] != last:
+      last = bucket[start]
+      full = max(1, batch_tokens // int(widths[last])) * multiple
+      # A few long inputs do not make many shorter ones as wide.
+      few = int(np.count_nonzero(bucket[start:] == last))
+      size = min(full, _few_rows(few, multiple, start > 0))
+    size = min(size, _few_rows(len(order) - start, multiple, start > 0))
+    rows = order[start : start + size]
+    yield EncodeBatch(rows, int(widths[last]), size)
+    start += size
+
+
+def _few_rows(rows: int, multiple: int, follows: bool) -> int:
+  """The size of a batch of a few rows: a number that comes again.
+
+  Within a corpus it is close; where it is all there is it is a power of two,
+  so that a program that answers small requests compiles few sizes.
+  """
+  share = -(-rows // multiple)
+  size = _power_of_two(share)
+  step = max(1, size // 16) if follows else size
+  return -(-share // step) * step * multiple
+
+
+def _power_of_two(n: int) -> int:
+  """The smallest that is at least `n`."""
+  return 1 << max(0, n - 1).bit_length()
 
 
 def epoch_order(
-  lengths: np.ndarray, batch_size: int, rng: np.random.Generator, window: int
+  shapes: np.ndarray, batch_size: int, rng: np.random.Generator
 ) -> np.ndarray:
-  """A random order in which batches hold inputs of like lengths.
+  """A random order in which batches hold inputs of like shapes.
 
-  The inputs are shuffled; within each window of some batches they are sorted
-  by length; then the batches of the window are shuffled. What is left over
-  after the last whole batch is dropped.
+  The inputs are shuffled, then sorted by shape, then the batches are shuffled.
+  So which inputs of a shape meet in a batch is random, where an order by length
+  would bring the same together in each epoch. What is left over after the last
+  whole batch of the shuffled inputs is dropped.
 
   Args:
-    lengths: `[n]` input lengths.
+    shapes: `[n]` numbers of the inputs' shapes; neighbours are alike.
     batch_size: inputs a batch.
     rng: source of randomness.
-    window: batches that are sorted together; 1 leaves a plain shuffle.
 
   Returns:
     `[num_batches, batch_size]` int64 input indices.
   """
-  num_batches = len(lengths) // batch_size
-  order = rng.permutation(len(lengths))[: num_batches * batch_size]
-  for start in range(0, len(order), window * batch_size):
-    part = order[start : start + window * batch_size]
-    part = part[np.argsort(lengths[part], kind='stable')]
-    part = part.reshape(-1, batch_size)
-    order[start : start + part.size] = part[rng.permutation(len(part))].ravel()
-  return order.reshape(num_batches, batch_size)
+  num_batches = len(shapes) // batch_size
+  order = rng.permutation(len(shapes))[: num_batches * batch_size]
+  order = order[np.argsort(shapes[order], kind='stable')]
+  return rng.permutation(order.reshape(num_batches, batch_size))

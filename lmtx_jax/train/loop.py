@@ -16,17 +16,23 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from lmtx_jax import devices
+from lmtx_jax import devices, processes
+from lmtx_jax.interrupts import Preempted, deferred
 from lmtx_jax.metric_writer import MetricWriter
 from lmtx_jax.model.bi_encoder import BiEncoder
 from lmtx_jax.train.checkpoint import Checkpoints
 from lmtx_jax.train.losses import Loss
-from lmtx_jax.train.pairs import Batch, PairSource
+from lmtx_jax.train.pair_source import PairSource
 from lmtx_jax.train.step import TrainState, p_train_step
+from lmtx_jax.train.stopping import Agreement
 from lmtx_jax.types import UserError
 
 _MAX_WARMUP_SHARE = 0.85  # so that a training of few steps learns as well
 _LOG_STEPS = 10
+_ADVICE = (
+  'lower --batch_size (of the warm-up, --warmup_batch_size), or set'
+  ' --grad_cache_chunk'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +45,8 @@ class FitConfig:
     adam_eps: epsilon of AdamW.
     weight_decay: of AdamW.
     checkpoint_steps: steps between checkpoints.
+    grad_cache_chunk: rows that a device keeps activations of at a time; 0: of
+      all its rows.
   """
 
   learning_rate: float
@@ -46,6 +54,7 @@ class FitConfig:
   adam_eps: float
   weight_decay: float
   checkpoint_steps: int
+  grad_cache_chunk: int = 0
 
 
 @functools.lru_cache(maxsize=8)
@@ -95,31 +104,44 @@ def fit(
     Parameters on the host.
 
   Raises:
-    UserError: a loss that is not finite, or a batch that does not divide
-      among the devices.
+    UserError: a loss that is not finite, a batch that does not divide among
+      the devices or is too large for them, a checkpoint of another model.
+    KeyboardInterrupt, Preempted: this process was told to stop, or another
+      one; the steps that are done are in a checkpoint.
   """
-  if pairs.batch_size % devices.count():
-    raise UserError(
-      f'{desc}: a batch of {pairs.batch_size} does not divide among'
-      f' {devices.count()} devices'
-    )
+  _check_batch_size(pairs, desc)
   if pairs.num_steps < 1:
     logging.warning('%s: not one whole batch of pairs, no training', desc)
     return params
   optimizer = _optimizer(config.adam_eps, config.weight_decay)
-  p_step = p_train_step(bi_encoder, loss, optimizer)
+  p_step = p_train_step(bi_encoder, loss, optimizer, config.grad_cache_chunk)
   state = TrainState(np.int32(0), params, optimizer.init(params))
   state = jax.tree.map(np.asarray, state)
-  # Closed on Ctrl-C too, so that a checkpoint under way is kept.
-  with contextlib.closing(
-    Checkpoints(checkpoints_dir, config.checkpoint_steps)
-  ) as checkpoints:
+  with (
+    deferred() as signals,
+    # Closed whatever happens, so that a checkpoint under way is kept.
+    contextlib.closing(
+      Checkpoints(checkpoints_dir, config.checkpoint_steps)
+    ) as checkpoints,
+    devices.memory_advice(_ADVICE),
+  ):
     state, first = checkpoints.restore(state)
     writer.rewind(cycle, first)
     meter = _Meter(writer, cycle, desc)
-    return _take_steps(
-      state, first, pairs, p_step, config, rng, checkpoints, meter
-    ).params
+    state, stopped = _take_steps(
+      state, first, pairs, p_step, config, rng, checkpoints, meter, signals
+    )
+  if stopped:  # by a signal to another process; an own one is raised by now
+    raise Preempted
+  return state.params
+
+
+def _check_batch_size(pairs: PairSource, desc: str) -> None:
+  if pairs.batch_size % devices.total():
+    raise UserError(
+      f'{desc}: a batch of {pairs.batch_size} does not divide among'
+      f' {devices.total()} devices'
+    )
 
 
 def _take_steps(
@@ -131,27 +153,46 @@ def _take_steps(
   rng: jax.Array,
   checkpoints: Checkpoints,
   meter: _Meter,
-) -> TrainState:
-  """All steps from the first that is still to do; the state on the host."""
-  state = devices.replicate(state)
-  bar = tqdm(
-    _prefetch(pairs, first),
-    total=pairs.num_steps,
-    initial=first,
-    desc=meter.desc,
-    unit='step',
-  )
-  for step, batch in bar:
-    rate = learning_rate(config, step, pairs.num_steps)
-    state, metrics = p_step(state, batch, rng, np.float32(rate))
-    # Reads the step before, so that the device is never waited for.
-    meter.add(step, metrics, rate)
-    if checkpoints.due(step + 1) and step + 1 < pairs.num_steps:
-      meter.flush()
-      checkpoints.save(step + 1, devices.unreplicate(state))
-    bar.set_postfix_str(f'loss {meter.loss:.4f}', refresh=False)
+  signals: list[int],
+) -> tuple[TrainState, bool]:
+  """All steps from the first that is still to do, until a signal comes.
+
+  Returns:
+    the state on the host, and whether a process was told to stop: then this
+    state is in a checkpoint.
+  """
+  state, agreement = devices.replicate(state), Agreement()
+  sharding = jax.tree.leaves(state)[0].sharding
+  with contextlib.closing(_prefetch(pairs, first, sharding)) as batches:
+    bar = tqdm(
+      batches,
+      total=pairs.num_steps,
+      initial=first,
+      desc=meter.desc,
+      unit='step',
+      disable=not processes.is_lead(),
+    )
+    done, stop = first, False
+    for step, batch in bar:
+      rate = learning_rate(config, step, pairs.num_steps)
+      state, metrics = p_step(state, batch, rng, np.float32(rate))
+      done = step + 1
+      # Reads the step before, so that the device is never waited for.
+      meter.add(step, metrics, rate)
+      bar.set_postfix_str(f'loss {meter.loss:.4f}', refresh=False)
+      stop = agreement.stop(bool(signals))
+      if stop:
+        break
+      if checkpoints.due(done) and done < pairs.num_steps:
+        meter.flush()
+        checkpoints.save(done, devices.unreplicate(state))
   meter.flush()
-  return devices.unreplicate(state)
+  stop = stop or agreement.stop_now(bool(signals))
+  state = devices.unreplicate(state)
+  if stop and done > first:
+    logging.info('%s: stopped after %d steps, which are kept', meter.desc, done)
+    checkpoints.save(done, state)
+  return state, stop
 
 
 class _Meter:
@@ -186,10 +227,16 @@ class _Meter:
       )
 
 
-def _prefetch(pairs: PairSource, first: int) -> Iterator[tuple[int, Batch]]:
-  """Steps and their batches, the next one made while this one trains."""
+def _prefetch(
+  pairs: PairSource, first: int, sharding: jax.sharding.Sharding
+) -> Iterator[tuple[int, dict[str, jax.Array]]]:
+  """Steps and their batches, the next one on its way while this one trains."""
+
+  def load(step: int) -> dict[str, jax.Array]:
+    # As the step would lay it out; the transfer goes on behind the step.
+    return jax.device_put(devices.shard(pairs.batch(step)), sharding)
+
   with ThreadPoolExecutor(1) as pool:
-    load = lambda step: devices.shard(pairs.batch(step))  # noqa: E731
     future = pool.submit(load, first) if first < pairs.num_steps else None
     for step in range(first, pairs.num_steps):
       batch = future.result()

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 
 from lmtx_jax.config import TrainConfig, WarmupConfig
 
-# (query_emb [b, dim], passage_emb [B, dim], own [b], masked [b, B]) -> scalar
+# (query_emb [b, dim], passage_emb [B, dim], own [b], masked [b, B]) -> scalar,
+# a mean over queries that do not see each other; one whose passages are all
+# masked adds 0 and has no gradient.
 Loss = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 

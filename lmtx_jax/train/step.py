@@ -7,12 +7,13 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from lmtx_jax import devices
 from lmtx_jax.model.bi_encoder import BiEncoder
+from lmtx_jax.train import grad_cache
 from lmtx_jax.train.losses import Loss
+from lmtx_jax.train.objective import batch_loss
 
 
 class TrainState(NamedTuple):
@@ -29,38 +30,6 @@ class TrainState(NamedTuple):
   opt_state: Any
 
 
-def batch_loss(
-  params: Any,
-  batch: dict[str, jax.Array],
-  rng: jax.Array | None,
-  *,
-  bi_encoder: BiEncoder,
-  loss: Loss,
-) -> jax.Array:
-  """The loss of one device's part of a batch, all passages as negatives.
-
-  Args:
-    params: of the bi-encoder.
-    batch: one device's part of a `pairs.PairSource` batch.
-    rng: key of the dropout of this device and step; None for no dropout.
-    bi_encoder: the tied towers.
-    loss: of the embeddings.
-  """
-  rngs = (None, None) if rng is None else jax.random.split(rng)
-  query_emb = bi_encoder.apply(
-    params, batch['query_ids'], batch['query_lengths'], dropout_rng=rngs[0]
-  )
-  passage_emb = bi_encoder.apply(
-    params, batch['passage_ids'], batch['passage_lengths'], dropout_rng=rngs[1]
-  )
-  passage_emb = jax.lax.all_gather(passage_emb, devices.AXIS, tiled=True)
-  key = jax.lax.all_gather(batch['passage_key'], devices.AXIS, tiled=True)
-  b = query_emb.shape[0]
-  own = jax.lax.axis_index(devices.AXIS) * b + jnp.arange(b)
-  masked = (batch['accepted'][:, :, None] == key[None, None, :]).any(axis=1)
-  return loss(query_emb, passage_emb, own, masked)
-
-
 def train_step(
   state: TrainState,
   batch: dict[str, jax.Array],
@@ -70,15 +39,21 @@ def train_step(
   bi_encoder: BiEncoder,
   loss: Loss,
   optimizer: optax.GradientTransformation,
+  grad_cache_chunk: int,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-  """One update; the key of its dropout is fold_in(rng, step, device).
+  """One update; the key of its dropout is fold_in(rng, step).
 
   The learning rate is an argument, not a part of the optimiser, so that cycles
   of different lengths share one compiled step.
   """
   rng = jax.random.fold_in(rng, state.step)
-  rng = jax.random.fold_in(rng, jax.lax.axis_index(devices.AXIS))
-  value, grads = jax.value_and_grad(batch_loss)(
+  if 0 < grad_cache_chunk < batch['query_ids'].shape[0]:
+    value_and_grad = functools.partial(
+      grad_cache.value_and_grad, chunk=grad_cache_chunk
+    )
+  else:
+    value_and_grad = jax.value_and_grad(batch_loss)
+  value, grads = value_and_grad(
     state.params, batch, rng, bi_encoder=bi_encoder, loss=loss
   )
   value, grads = jax.lax.pmean((value, grads), devices.AXIS)
@@ -95,11 +70,24 @@ def p_train_step(
   bi_encoder: BiEncoder,
   loss: Loss,
   optimizer: optax.GradientTransformation,
+  grad_cache_chunk: int = 0,
 ) -> Callable:
-  """The compiled step: (state, batch, rng, learning_rate) -> ...."""
+  """The compiled step: (state, batch, rng, learning_rate) -> ....
+
+  Args:
+    bi_encoder: the tied towers.
+    loss: of the embeddings.
+    optimizer: but for its learning rate.
+    grad_cache_chunk: rows that a device keeps activations of at a time; 0: of
+      all its rows.
+  """
   return devices.p_map(
     functools.partial(
-      train_step, bi_encoder=bi_encoder, loss=loss, optimizer=optimizer
+      train_step,
+      bi_encoder=bi_encoder,
+      loss=loss,
+      optimizer=optimizer,
+      grad_cache_chunk=grad_cache_chunk,
     ),
     in_axes=(0, 0, None, None),
     donate_argnums=0,

@@ -1,7 +1,9 @@
 """A training from start to end: it learns, resumes, schedules, and stops."""
 
 import contextlib
+import dataclasses
 import json
+import signal
 
 import jax
 import numpy as np
@@ -10,10 +12,12 @@ from train_fixtures import make_task, start_params, tiny_encoder
 
 from lmtx_jax.config import TrainConfig
 from lmtx_jax.encode import Encoder
+from lmtx_jax.interrupts import Preempted, raise_when_preempted
 from lmtx_jax.metric_writer import MetricWriter
 from lmtx_jax.train import losses
 from lmtx_jax.train.loop import FitConfig, fit, learning_rate
-from lmtx_jax.train.pairs import PseudoLabelPairs
+from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
+from lmtx_jax.train.stopping import Agreement
 from lmtx_jax.types import UserError
 
 BATCH, TASK = 16, make_task(160)
@@ -34,14 +38,28 @@ class Killed(Exception):
 class KilledAt:
   """A source that fails at one step, as a killed process would."""
 
-  def __init__(self, pairs, step):
-    self._pairs, self._step = pairs, step
+  def __init__(self, pairs, step, error=Killed):
+    self._pairs, self._step, self._error = pairs, step, error
     self.num_steps, self.batch_size = pairs.num_steps, pairs.batch_size
 
   def batch(self, step):
     if step == self._step:
-      raise Killed
+      raise self._error
     return self._pairs.batch(step)
+
+
+class FakeSignalledPairs(KilledAt):
+  """A source at one step of which a signal comes."""
+
+  def __init__(self, pairs, step, number):
+    super().__init__(pairs, None)
+    self._when, self._number, self.asked = step, number, []
+
+  def batch(self, step):
+    self.asked.append(step)
+    if step == self._when:
+      signal.raise_signal(self._number)
+    return super().batch(step)
 
 
 def make_pairs(epochs=5, seed=0, task=TASK):
@@ -150,12 +168,115 @@ def test_killed_twice(undisturbed, tmp_path):
   assert [row['step'] for row in rows(tmp_path)] == [0, 10, 20, 30, 40]
 
 
-def test_no_cycle_compiles_again(undisturbed, tmp_path):
-  del undisturbed  # has compiled what there is to compile
-  compiled = []
-  jax.monitoring.register_event_duration_secs_listener(
-    lambda name, *_, **__: compiled.append(name) if 'compile' in name else None
+@pytest.fixture
+def handlers():
+  old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+  raise_when_preempted()
+  yield
+  for number, handler in old.items():
+    signal.signal(number, handler)
+
+
+def saved_steps(folder):
+  return [int(p.name) for p in (folder / 'checkpoints').iterdir()]
+
+
+@pytest.mark.parametrize(
+  ('number', 'error'),
+  [(signal.SIGTERM, Preempted), (signal.SIGINT, KeyboardInterrupt)],
+)
+def test_a_signal_keeps_all_steps(
+  number, error, handlers, undisturbed, tmp_path
+):
+  del handlers
+  with pytest.raises(error):
+    train(tmp_path, FakeSignalledPairs(make_pairs(), 24, number))
+  (saved,) = saved_steps(tmp_path)
+  assert 24 <= saved <= 27
+  pairs = FakeSignalledPairs(make_pairs(), None, number)
+  assert_same(train(tmp_path, pairs), undisturbed[1])
+  assert pairs.asked[0] == saved
+  assert [row['step'] for row in rows(tmp_path)] == [0, 10, 20, 30, 40]
+
+
+def test_a_signal_at_the_last_step_keeps_it_too(
+  handlers, undisturbed, tmp_path
+):
+  del handlers
+  with pytest.raises(Preempted):
+    train(tmp_path, FakeSignalledPairs(make_pairs(), 49, signal.SIGTERM))
+  assert saved_steps(tmp_path) == [50]
+  pairs = FakeSignalledPairs(make_pairs(), None, signal.SIGTERM)
+  assert_same(train(tmp_path, pairs), undisturbed[1])
+  assert pairs.asked == []
+
+
+def test_a_signal_to_another_process_stops_this_one(
+  undisturbed, tmp_path, monkeypatch
+):
+  """Here the answer of the devices is made up."""
+  asked = []
+
+  def stop(self, told):
+    del self, told
+    asked.append(True)
+    return len(asked) == 7
+
+  monkeypatch.setattr(Agreement, 'stop', stop)
+  with pytest.raises(Preempted):
+    train(tmp_path, make_pairs())
+  monkeypatch.undo()
+  assert saved_steps(tmp_path) == [7]
+  assert_same(train(tmp_path, make_pairs()), undisturbed[1])
+
+
+def test_all_devices_agree_one_call_later():
+  agreement = Agreement()
+  told = [False, False, True, False, False]
+  assert [agreement.stop(t) for t in told] == [False, False, False, True, False]
+  assert Agreement().stop_now(True)
+  assert not Agreement().stop_now(False)
+
+
+@pytest.fixture
+def compiled():
+  """Names of what is compiled from now on."""
+  found = []
+  listener = lambda name, *_, **__: (  # noqa: E731
+    found.append(name) if 'compile' in name else None
   )
+  jax.monitoring.register_event_duration_secs_listener(listener)
+  yield found
+  jax.monitoring.unregister_event_duration_listener(listener)
+
+
+def test_nothing_compiles_after_the_first_pass_over_the_widths(
+  compiled, tmp_path
+):
+  """Documents of two widths, three epochs."""
+  task = make_task(8 * BATCH)
+  sizes = np.where(np.arange(8 * BATCH) % 2, task.documents.sizes, 2)
+  documents = dataclasses.replace(task.documents, sizes=sizes)
+  pairs = make_pairs(epochs=20, task=task._replace(documents=documents))
+  shapes, late = set(), []
+
+  class Watched(KilledAt):
+    def batch(self, step):
+      batch = super().batch(step)
+      shape = batch['query_ids'].shape
+      # The step before the last one is over when this one is made.
+      if step >= 18:
+        late.append(len(compiled))
+      shapes.add(shape)
+      return batch
+
+  train(tmp_path, Watched(pairs, None))
+  assert len(shapes) == 2
+  assert late[0] > 0 and late[0] == len(compiled)
+
+
+def test_no_cycle_compiles_again(undisturbed, compiled, tmp_path):
+  del undisturbed  # has compiled what there is to compile
   fewer = make_task(90, seed=2)
   pairs = make_pairs(epochs=2, seed=5, task=fewer)
   params = start_params(ENCODER)
@@ -175,6 +296,45 @@ def test_a_loss_that_is_not_finite_stops_with_one_line(tmp_path):
   assert '--compute_dtype' in str(e.value)
 
 
+@pytest.mark.parametrize(
+  'error',
+  [
+    MemoryError,
+    jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory, 9 GiB'),
+  ],
+)
+def test_out_of_memory_says_which_flags_to_turn(error, tmp_path):
+  with pytest.raises(UserError, match='out of memory') as e:
+    train(tmp_path, KilledAt(make_pairs(), 3, error))
+  for flag in ('--batch_size', '--warmup_batch_size', '--grad_cache_chunk'):
+    assert flag in str(e.value)
+  assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('change', [dict(dim=64), dict(num_layers=2)])
+def test_a_checkpoint_of_another_model_is_told(change, tmp_path):
+  with pytest.raises(Killed):
+    train(tmp_path, KilledAt(make_pairs(), 22))
+  encoder = dataclasses.replace(
+    ENCODER, config=dataclasses.replace(ENCODER.config, **change)
+  )
+  with pytest.raises(UserError, match='no checkpoint of this model') as e:
+    train(tmp_path, make_pairs(), encoder=encoder)
+  assert f'delete {tmp_path / "checkpoints"}' in str(e.value)
+  assert '\n' not in str(e.value)
+
+
+def test_a_batch_in_chunks_trains_alike(undisturbed, tmp_path):
+  config = dataclasses.replace(CONFIG, grad_cache_chunk=5)
+  with pytest.raises(Killed):
+    train(tmp_path, KilledAt(make_pairs(), 3), config)
+  train(tmp_path, make_pairs(), config)
+  for mine, theirs in zip(rows(tmp_path), rows(undisturbed[0]), strict=True):
+    np.testing.assert_allclose(
+      mine['train/loss'], theirs['train/loss'], rtol=1e-3
+    )
+
+
 def test_fewer_pairs_than_a_batch_train_nothing(tmp_path, caplog):
   params = start_params(ENCODER)
   pairs = make_pairs(task=make_task(BATCH - 1))
@@ -183,7 +343,7 @@ def test_fewer_pairs_than_a_batch_train_nothing(tmp_path, caplog):
 
 
 def test_a_batch_that_does_not_divide_among_the_devices(tmp_path, monkeypatch):
-  monkeypatch.setattr(jax, 'local_device_count', lambda: 3)
+  monkeypatch.setattr(jax, 'device_count', lambda: 3)
   with pytest.raises(UserError, match='batch of 16 does not divide'):
     train(tmp_path, make_pairs())
 

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import tracemalloc
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,8 +11,9 @@ import pytest
 from train_fixtures import SPECIAL, make_task, view
 
 from lmtx_jax.data.tokens import Special, Tokens
-from lmtx_jax.train.pairs import (
-  PseudoLabelPairs,
+from lmtx_jax.train.pair_shapes import pair_shapes, shape_of
+from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
+from lmtx_jax.train.self_supervised_pairs import (
   SelfSupervisedPairs,
   word_starts,
 )
@@ -155,6 +157,54 @@ def test_shapes_do_not_depend_on_the_cycle():
   few = Ragged.from_rows([[1], [2], [3]] + [[]] * 20)
   assert shapes(few) <= shapes(TASK.accepted)
   assert len(shapes(TASK.accepted)) <= 2
+
+
+def many_documents(num_docs=20_000, words_a_token=0.7, seed=0):
+  """Titles and contents of lengths as they are found, of random tokens."""
+  rng = np.random.default_rng(seed)
+  titles = rng.integers(3, 15, num_docs)
+  contents = np.clip(rng.lognormal(4.6, 0.8, num_docs), 0, 400).astype(int)
+  offsets = np.concatenate([[0], np.cumsum(titles + contents)])
+  values = rng.integers(3, 1000, offsets[-1]).astype(np.uint16)
+  starts_word = rng.random(1000) < words_a_token
+  return Tokens(Ragged(values, offsets), titles, SPECIAL), starts_word
+
+
+def waste_and_shapes(pairs):
+  """Share of the token slots of an epoch that hold no token; its shapes."""
+  tokens, slots, shapes = 0, 0, set()
+  for step in range(min(pairs.num_steps, pairs.num_pairs // pairs.batch_size)):
+    batch = pairs.batch(step)
+    for side in ('query', 'passage'):
+      slots += batch[f'{side}_ids'].size
+      tokens += int(batch[f'{side}_lengths'].sum())
+    shapes.add((batch['query_ids'].shape[1], batch['passage_ids'].shape[1]))
+  return 1 - tokens / slots, shapes
+
+
+def test_the_longer_a_training_the_less_padding():
+  tokens, _ = many_documents()
+  labels = view([[1] * 8] * 50)
+  accepted = Ragged.from_rows([[d % 50] for d in range(20_000)])
+
+  def measure(epochs):
+    return waste_and_shapes(
+      PseudoLabelPairs(
+        tokens.view(430),
+        labels,
+        accepted,
+        np.arange(50, dtype=np.int32),
+        batch_size=64,
+        epochs=epochs,
+        seed=(0, 3),
+      )
+    )
+
+  once, often = measure(1), measure(50)
+  assert often[0] < 0.05
+  assert len(often[1]) <= 24
+  assert often[0] < once[0] < 0.15
+  assert len(once[1]) < len(often[1])
 
 
 # --- self-supervised ---------------------------------------------------------
@@ -359,3 +409,59 @@ def test_special_tokens_frame_both_sides():
     ids, lengths = batch[f'{side}_ids'], batch[f'{side}_lengths']
     assert np.all(ids[:, 0] == special.first)
     assert np.all(ids[np.arange(2), lengths - 1] == special.last)
+
+
+def warm_up(tokens, starts_word, epochs=1):
+  return SelfSupervisedPairs(
+    tokens,
+    view([[1] * 8] * 50),
+    starts_word,
+    max_tokens=128,
+    min_words=80,
+    max_words=160,
+    batch_size=64,
+    epochs=epochs,
+    seed=(0, 2),
+  )
+
+
+def test_pairs_are_padded_by_both_sides():
+  tokens, starts_word = many_documents(4000)
+  waste, shapes = waste_and_shapes(warm_up(tokens, starts_word, epochs=20))
+  assert waste < 0.1
+  assert len(shapes) <= 24
+  _, few = waste_and_shapes(warm_up(tokens, starts_word))
+  assert len(few) < len(shapes)
+
+
+def test_no_token_is_held_in_memory():
+  tokens, starts_word = many_documents()
+  tracemalloc.start()
+  try:
+    pairs = warm_up(tokens, starts_word)
+    held, peak = tracemalloc.get_traced_memory()
+  finally:
+    tracemalloc.stop()
+  size = tokens.ids.values.nbytes
+  assert pairs.num_steps > 100
+  assert held < size / 100
+  assert peak < 6 * size  # of a block, and of the spans
+
+
+LENGTHS = st.lists(
+  st.tuples(st.integers(2, 64), st.integers(2, 64)), min_size=1, max_size=30
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(LENGTHS, st.integers(1, 5))
+def test_a_pair_gets_the_cheapest_shape_that_holds_it(lengths, max_shapes):
+  query, passage = np.array(lengths).T
+  shapes = pair_shapes(query, passage, 64, max_shapes, waste=0.0, min_saved=0.0)
+  assert [64, 64] in shapes.tolist()
+  assert len(shapes) <= max_shapes
+  for q, p in [*lengths, (64, 2), (64, 64)]:
+    fitting = [sum(s) for s in shapes.tolist() if q <= s[0] and p <= s[1]]
+    assert shapes[shape_of(q, p, shapes)].sum() == min(fitting)
+  few = pair_shapes(query, passage, 64, 5, waste=0.0, min_saved=1e9)
+  assert few.tolist() == [[64, 64]]

@@ -1,0 +1,63 @@
+"""What a training asks of its pairs, and how their shapes are chosen.
+
+A source is pure: `batch(step)` depends on the seed, the cycle and the step
+only, so a resumed run needs no stored iterator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+Batch = dict[str, np.ndarray]
+
+MAX_SHAPES = 24  # of the batches of a training
+MIN_WASTE = 0.01  # share of padding that no shape is compiled for
+_STEPS_A_SHAPE = 2  # that a shape must save, as it costs one compilation
+
+
+class PairSource(Protocol):
+  """Batches of (query, passage) pairs for the train step.
+
+  A batch holds query_ids and passage_ids `[batch, width]` int32 with
+  query_lengths and passage_lengths `[batch]` int32; passage_key `[batch]`
+  int32, equal for equal passages; accepted `[batch, any]` int32, the keys that
+  are no negatives of the query (-1: none).
+  """
+
+  num_pairs: int  # of the first epoch
+  num_steps: int
+  batch_size: int
+
+  def batch(self, step: int) -> Batch:
+    """The batch of a step."""
+
+
+class LastEpoch:
+  """Keeps the epoch that was drawn last, for its many batches."""
+
+  def __init__(self, make: Callable[[int], Any]):
+    """Takes what draws an epoch, by its number."""
+    self._make, self._known = make, None
+
+  def __call__(self, epoch: int) -> Any:
+    """The epoch, drawn if it is not at hand."""
+    if self._known is None or self._known[0] != epoch:
+      self._known = None  # never two in memory
+      self._known = (epoch, self._make(epoch))
+    return self._known[1]
+
+
+def worth_compiling(
+  num_tokens: int, steps_per_epoch: int, epochs: int
+) -> float:
+  """Tokens of an epoch that one more shape of a batch must save.
+
+  Args:
+    num_tokens: of all batches of an epoch.
+    steps_per_epoch: batches of an epoch.
+    epochs: of the training.
+  """
+  return _STEPS_A_SHAPE * num_tokens / max(1, steps_per_epoch * epochs)
