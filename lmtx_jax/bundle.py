@@ -6,8 +6,7 @@ label set, its embeddings and the index beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-import json
+from collections.abc import Sequence
 import os
 from typing import Any
 
@@ -17,15 +16,18 @@ from lmtx_jax import __version__
 from lmtx_jax.config import TextConfig
 from lmtx_jax.data.corpus import Corpus
 from lmtx_jax.data.tokens import TokenView, tokenize_texts
+from lmtx_jax.embeddings import copy_embeddings, open_embeddings
 from lmtx_jax.encode import Encoder
-from lmtx_jax.mips import ExactIndex, MipsIndex, ScannIndex, choose_index
+from lmtx_jax.files import read_json, staged, write_json
+from lmtx_jax.label_file import LabelFile, write_labels
+from lmtx_jax.mips import ExactIndex, MipsIndex, ScannIndex
 from lmtx_jax.model import pretrained as pretrained_lib
 from lmtx_jax.model.pretrained import Pretrained
-from lmtx_jax.run_dir import read_json, staged, write_json
+from lmtx_jax.scann_index import BRUTE_FORCE_BELOW, is_installed, write_index
 from lmtx_jax.shortlist import tag_documents
 from lmtx_jax.types import Ragged, Record, Shortlist, UserError
 
-FORMAT = 1  # raised when a bundle changes so that old programs misread it
+FORMAT = 2  # raised when a bundle changes so that old programs misread it
 _NEEDED = (
   'num_labels',
   'dim',
@@ -35,7 +37,6 @@ _NEEDED = (
   'doc_widths',
   'compute_dtype',
 )
-_BLOCK = 4096  # labels written at a time
 
 
 def export(
@@ -59,8 +60,9 @@ def export(
     pretrained: encoder and tokenizer.
     params: the trained parameters, on the host.
     labels: the label set.
-    label_embeddings: `[num_labels, dim]` f32.
-    index: of those embeddings.
+    label_embeddings: `[num_labels, dim]` f32 or bf16, memory-mapped or not.
+    index: of those embeddings; an exact one says nothing, so that a large
+      label set gets one of ScaNN's here, for machines without accelerator.
     text: how records become texts.
     max_doc_tokens: longest document that is embedded.
     max_label_tokens: longest label that is embedded.
@@ -71,22 +73,15 @@ def export(
     pretrained_lib.save(
       temporary, pretrained, params, max_seq_length=max_doc_tokens
     )
-    with open(
-      os.path.join(temporary, 'labels.jsonl'), 'w', encoding='utf-8'
-    ) as f:
-      for label in _all_records(labels):
-        row = {'uid': label.uid, 'title': label.title}
-        f.write(json.dumps(row, ensure_ascii=False) + '\n')
-    out = np.lib.format.open_memmap(
-      os.path.join(temporary, 'label_embeddings.npy'),
-      'w+',
-      np.float32,
-      label_embeddings.shape,
+    write_labels(os.path.join(temporary, 'labels.jsonl'), labels)
+    copy_embeddings(
+      label_embeddings, os.path.join(temporary, 'label_embeddings.npy')
     )
-    out[:] = label_embeddings
-    out.flush()
+    scann = os.path.join(temporary, 'scann')
     if isinstance(index, ScannIndex):
-      index.save(os.path.join(temporary, 'scann'))
+      index.save(scann)
+    elif len(labels) >= BRUTE_FORCE_BELOW and is_installed():
+      write_index(scann, label_embeddings)
     write_json(
       os.path.join(temporary, 'lmtx.json'),
       {
@@ -105,20 +100,16 @@ def export(
     )
 
 
-def _all_records(corpus: Corpus) -> Iterator[Record]:
-  for start in range(0, len(corpus), _BLOCK):
-    yield from corpus.records(range(start, min(start + _BLOCK, len(corpus))))
-
-
 class Bundle:
   """A trained tagger, ready to tag."""
 
-  def __init__(self, folder: str, batch_tokens: int = 16384):
+  def __init__(self, folder: str, batch_tokens: int = 0):
     """Opens a bundle.
 
     Args:
       folder: what `export` wrote.
-      batch_tokens: tokens in one batch of the encoder on one device.
+      batch_tokens: tokens in one batch of the encoder on one device; 0: as many
+        as suit it.
 
     Raises:
       UserError: a folder that is no bundle, a newer one, or a broken one.
@@ -129,7 +120,7 @@ class Bundle:
     self.doc_widths = np.array(self.about['doc_widths'], np.int64)
     self._pretrained = pretrained_lib.load(folder, self.about['compute_dtype'])
     self.label_embeddings = self._open_embeddings(folder)
-    self.label_uids, self.label_titles = _read_labels(
+    self.labels = LabelFile(
       os.path.join(folder, 'labels.jsonl'), self.about['num_labels']
     )
     self.index = self._open_index(os.path.join(folder, 'scann'))
@@ -139,10 +130,7 @@ class Bundle:
 
   def _open_embeddings(self, folder: str) -> np.ndarray:
     path = os.path.join(folder, 'label_embeddings.npy')
-    try:
-      array = np.load(path, mmap_mode='r', allow_pickle=False)
-    except (ValueError, EOFError) as e:
-      raise UserError(f'{path} is not a whole array: {e}') from e
+    array = open_embeddings(path)
     expected = (self.about['num_labels'], self.about['dim'])
     if array.shape != expected:
       raise UserError(f'{path} has shape {array.shape}, not {expected}')
@@ -154,15 +142,9 @@ class Bundle:
     return array
 
   def _open_index(self, folder: str) -> MipsIndex:
-    if not os.path.isdir(folder) or choose_index('auto') == 'exact':
-      return ExactIndex(self.label_embeddings)
-    ids = os.path.join(folder, 'scann_docids.pkl')
-    if os.path.exists(ids):  # ScaNN would load it, and it could do anything
-      raise UserError(f'{ids} is a pickle, which no bundle has; delete it')
-    try:
+    if os.path.isdir(folder) and is_installed():
       return ScannIndex.load(folder, self.about['num_labels'])
-    except (RuntimeError, ValueError) as e:
-      raise UserError(f'{folder} is not a whole ScaNN index: {e}') from e
+    return ExactIndex(self.label_embeddings)
 
   @property
   def tokenizer(self) -> Any:
@@ -196,16 +178,17 @@ class Bundle:
   ) -> list[dict[str, Any]]:
     """Predictions `{"uid", "labels": [{"uid", "title", "score"}]}`."""
     tags = self.tag(records, top_k)
+    used = np.unique(tags.labels[tags.labels >= 0])
+    names = dict(zip(used.tolist(), self.labels.get(used), strict=True))
     return [
       {
         'uid': record.uid,
         'labels': [
           {
-            'uid': self.label_uids[label],
-            'title': self.label_titles[label],
+            **names[label]._asdict(),
             'score': round(float(score), 6),
           }
-          for label, score in zip(labels, scores, strict=True)
+          for label, score in zip(labels.tolist(), scores, strict=True)
           if label >= 0
         ],
       }
@@ -231,18 +214,3 @@ def _read_about(folder: str) -> dict[str, Any]:
   if missing := [key for key in _NEEDED if key not in about]:
     raise UserError(f'{path} lacks {missing[0]!r}')
   return about
-
-
-def _read_labels(path: str, num_labels: int) -> tuple[list[str], list[str]]:
-  uids, titles = [], []
-  with open(path, encoding='utf-8') as f:
-    for number, line in enumerate(f, 1):
-      try:
-        row = json.loads(line)
-        uids.append(row['uid'])
-        titles.append(row['title'])
-      except (ValueError, KeyError, TypeError) as e:
-        raise UserError(f'{path}:{number}: not a label: {e}') from e
-  if len(uids) != num_labels:
-    raise UserError(f'{path} has {len(uids)} labels, not {num_labels}')
-  return uids, titles

@@ -24,7 +24,7 @@ from lmtx_jax.data.builders import load_dataset
 from lmtx_jax.data.corpus import Corpus, Dataset
 from lmtx_jax.data.tokens import tokenize
 from lmtx_jax.evaluation.metrics import metrics
-from lmtx_jax.run_dir import staged, write_json
+from lmtx_jax.files import staged, write_json
 from lmtx_jax.shortlist import tag_documents
 from lmtx_jax.types import UserError
 
@@ -40,6 +40,12 @@ class EvaluateConfig:
     'test', 'Which documents are scored.', choices=('test', 'train')
   )
   output: str = flag('', 'JSON file for the scores; empty: only printed.')
+  encode_batch_tokens: int = flag(
+    0,
+    'Tokens in one batch of the encoder on one device; 0: 2048 on a CPU, 16384 '
+    'elsewhere.',
+    low=0,
+  )
 
 
 def main(values: flags.FlagValues) -> None:
@@ -50,7 +56,7 @@ def main(values: flags.FlagValues) -> None:
     raise UserError('--bundle is not set')
   devices.setup(source.data_cache)
   dataset = load_dataset(source)
-  bundle = Bundle(config.bundle)
+  bundle = Bundle(config.bundle, config.encode_batch_tokens)
   _check_labels(bundle, dataset.labels, config.bundle)
   corpus = getattr(dataset, config.split)
   scores = score(bundle, dataset, corpus, source.data_cache)
@@ -93,19 +99,20 @@ def score(
 
 def _check_labels(bundle: Bundle, labels: Corpus, folder: str) -> None:
   """Raises where the bundle has another label set than the dataset."""
-  if len(bundle.label_uids) != len(labels):
+  if len(bundle.labels) != len(labels):
     raise UserError(
-      f'--bundle={folder} has {len(bundle.label_uids)} labels, the dataset'
+      f'--bundle={folder} has {len(bundle.labels)} labels, the dataset'
       f' {len(labels)}'
     )
   block = 4096
   for start in range(0, len(labels), block):
     rows = np.arange(start, min(start + block, len(labels)))
-    for row, label in zip(rows, labels.records(rows), strict=True):
-      if bundle.label_uids[row] != label.uid:
+    pairs = zip(bundle.labels.get(rows), labels.records(rows), strict=True)
+    for row, (known, label) in zip(rows, pairs, strict=True):
+      if known.uid != label.uid:
         raise UserError(
-          f'--bundle={folder}: label {row} is {bundle.label_uids[row]!r}, in'
-          f' the dataset it is {label.uid!r}'
+          f'--bundle={folder}: label {row} is {known.uid!r}, in the dataset it'
+          f' is {label.uid!r}'
         )
 
 

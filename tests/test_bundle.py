@@ -5,11 +5,16 @@ import os
 import pathlib
 import shutil
 
+import jax.numpy as jnp
+from label_fixtures import label_corpus
 import numpy as np
 import pytest
 from run_fixtures import made_corpus, succeed
 
-from lmtx_jax.bundle import FORMAT, Bundle
+from lmtx_jax import bundle as bundle_lib
+from lmtx_jax.bundle import FORMAT, Bundle, export
+from lmtx_jax.mips import ExactIndex, ScannIndex
+from lmtx_jax.scann_index import is_installed, write_index
 from lmtx_jax.types import Record, UserError
 
 RECORDS = [
@@ -47,7 +52,8 @@ def test_sentence_transformers_embeds_the_labels_the_same(bundle):
   model = library.SentenceTransformer(str(bundle), device='cpu')
   model.max_seq_length = Bundle(str(bundle)).about['max_label_tokens']
   labels = np.load(bundle / 'label_embeddings.npy')
-  titles = Bundle(str(bundle)).label_titles
+  file = Bundle(str(bundle)).labels
+  titles = [label.title for label in file.get(range(len(file)))]
   np.testing.assert_allclose(labels, model.encode(titles), atol=1e-5)
 
 
@@ -104,6 +110,104 @@ def test_label_embeddings_are_of_unit_norm(bundle):
   assert labels.shape == (24, 32)
   assert labels.dtype == np.float32
   np.testing.assert_allclose(np.linalg.norm(labels, axis=1), 1, atol=1e-5)
+
+
+def exported(bundle, folder, embeddings, index) -> Bundle:
+  """The bundle once more, with other embeddings and another index."""
+  tagger = Bundle(str(bundle))
+  export(
+    str(folder),
+    tagger._pretrained,
+    tagger._pretrained.params,
+    label_corpus(tagger.labels.get(range(len(tagger.labels)))),
+    embeddings,
+    index,
+    text=tagger.text,
+    max_doc_tokens=tagger.max_doc_tokens,
+    max_label_tokens=tagger.about['max_label_tokens'],
+    doc_widths=tagger.doc_widths,
+    about={},
+  )
+  return Bundle(str(folder))
+
+
+def check_same_tags(found, expected, atol=3e-6):  # scores are rounded
+  for a, b in zip(found, expected, strict=True):
+    scores = {label['uid']: label['score'] for label in a['labels']}
+    assert scores.keys() == {label['uid'] for label in b['labels']}
+    for label in b['labels']:
+      assert scores[label['uid']] == pytest.approx(label['score'], abs=atol)
+
+
+def test_bfloat16_embeddings_stay_so(bundle, tmp_path):
+  before = Bundle(str(bundle))
+  labels = np.asarray(before.label_embeddings).astype(jnp.bfloat16)
+  after = exported(bundle, tmp_path / 'new', labels, ExactIndex(labels))
+  assert after.label_embeddings.dtype == jnp.bfloat16
+  assert isinstance(after.index, ExactIndex)
+  check_same_tags(
+    after.predictions(RECORDS, 24), before.predictions(RECORDS, 24), 4e-3
+  )
+
+
+needs_scann = pytest.mark.skipif(
+  not is_installed(), reason='ScaNN has no build here'
+)
+
+
+@needs_scann
+def test_an_index_in_parts_stays_so(bundle, tmp_path):
+  before = Bundle(str(bundle))
+  folder = str(tmp_path / 'scann')
+  write_index(folder, before.label_embeddings, 3)
+  index = ScannIndex.load(folder, 24)
+  after = exported(bundle, tmp_path / 'new', before.label_embeddings, index)
+  assert (tmp_path / 'new' / 'scann' / 'part_002').is_dir()
+  check_same_tags(
+    after.predictions(RECORDS, 24), before.predictions(RECORDS, 24)
+  )
+
+
+@needs_scann
+def test_many_labels_have_scann_after_an_exact_search_too(
+  bundle, tmp_path, monkeypatch
+):
+  before = Bundle(str(bundle))
+  labels = before.label_embeddings
+  few = exported(bundle, tmp_path / 'few', labels, ExactIndex(labels))
+  assert isinstance(few.index, ExactIndex)
+  monkeypatch.setattr(bundle_lib, 'BRUTE_FORCE_BELOW', 24)
+  many = exported(bundle, tmp_path / 'many', labels, ExactIndex(labels))
+  assert isinstance(many.index, ScannIndex)
+  for tagger in (few, many):
+    check_same_tags(
+      tagger.predictions(RECORDS, 24), before.predictions(RECORDS, 24)
+    )
+
+
+@needs_scann
+def test_is_opened_without_scann_too(bundle, monkeypatch):
+  monkeypatch.setattr(bundle_lib, 'is_installed', lambda: False)
+  without = Bundle(str(bundle))
+  assert isinstance(without.index, ExactIndex)
+  monkeypatch.undo()
+  with_it = Bundle(str(bundle))
+  assert isinstance(with_it.index, ScannIndex)
+  check_same_tags(
+    without.predictions(RECORDS, 24), with_it.predictions(RECORDS, 24)
+  )
+
+
+@needs_scann
+def test_format_1_is_read(broken, bundle):
+  expected = Bundle(str(bundle)).predictions(RECORDS, 5)
+  edit(broken, format=1)
+  part = broken / 'scann' / 'part_000'
+  for path in part.iterdir():
+    path.rename(broken / 'scann' / path.name)
+  part.rmdir()
+  (broken / 'scann' / 'parts.json').unlink()
+  assert Bundle(str(broken)).predictions(RECORDS, 5) == expected
 
 
 def test_is_an_encoder_to_train_on(bundle, tiny, tmp_path):
@@ -173,8 +277,10 @@ class TestBroken:
     lines = path.read_text().splitlines()
     lines[2] = line
     path.write_text('\n'.join(lines) + '\n')
-    with pytest.raises(UserError, match=r'labels\.jsonl:3: '):
-      Bundle(str(broken))
+    tagger = Bundle(str(broken))
+    tagger.labels.get([0, 1, 3])
+    with pytest.raises(UserError, match=r'labels\.jsonl:3: not a label'):
+      tagger.predictions(RECORDS[:1], 24)
 
   @pytest.mark.parametrize(
     'key', ['num_labels', 'dim', 'max_doc_tokens', 'encode_title', 'format']
@@ -192,13 +298,15 @@ class TestBroken:
   def test_broken_index(self, broken):
     if not (broken / 'scann').exists():
       pytest.skip('no ScaNN here')
-    for path in (broken / 'scann').iterdir():
+    for path in (broken / 'scann' / 'part_000').iterdir():
       os.truncate(path, 0)
-    with pytest.raises(UserError, match='scann is not a whole'):
+    with pytest.raises(UserError, match='part_000 is not a whole ScaNN index'):
       Bundle(str(broken))
 
   def test_pickle(self, broken):
-    (broken / 'scann').mkdir(exist_ok=True)
-    (broken / 'scann' / 'scann_docids.pkl').touch()  # ScaNN would load it
+    if not (broken / 'scann').exists():
+      pytest.skip('no ScaNN here')
+    # ScaNN would load it.
+    (broken / 'scann' / 'part_000' / 'scann_docids.pkl').touch()
     with pytest.raises(UserError, match='is a pickle'):
       Bundle(str(broken))

@@ -111,17 +111,25 @@ class Texts:
   @functools.cached_property
   def digests(self) -> np.ndarray:
     """`[num_records]` V16, a 128-bit digest of each text."""
-    out = bytearray()
-    for block in self.blocks():
-      for text in block:
-        out += hashlib.blake2b(text.encode(), digest_size=16).digest()
-    return np.frombuffer(bytes(out), 'V16')
+    out = np.empty(len(self), 'V16')
+    for start, block in self._numbered_blocks():
+      digests = [
+        hashlib.blake2b(text.encode(), digest_size=16).digest()
+        for text in block
+      ]
+      out[start : start + len(block)] = np.frombuffer(b''.join(digests), 'V16')
+    return out
 
   @functools.cached_property
   def is_empty(self) -> np.ndarray:
     """`[num_records]` bool, texts of nothing but white space."""
-    parts = [[not text.strip() for text in block] for block in self.blocks()]
-    return np.array([flag for part in parts for flag in part], bool)
+    out = np.empty(len(self), bool)
+    for start, block in self._numbered_blocks():
+      out[start : start + len(block)] = [not text.strip() for text in block]
+    return out
+
+  def _numbered_blocks(self) -> Iterator[tuple[int, list[str]]]:
+    return zip(range(0, len(self), _BLOCK), self.blocks(_BLOCK), strict=True)
 
 
 def document_texts(corpus: Corpus, config: TextConfig) -> Texts:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 
 from absl import logging
 import numpy as np
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 from tqdm import tqdm
 
+from lmtx_jax import processes
 from lmtx_jax.data.corpus import Corpus
-from lmtx_jax.run_dir import locked, staged
+from lmtx_jax.files import locked, staged
 from lmtx_jax.types import Ragged
 
 _FORMAT = 1  # raised when the files' meaning changes
@@ -152,7 +155,7 @@ def tokenize(
   dtype = np.uint16 if small else np.int32
   if not os.path.isdir(folder):
     backend.enable_truncation(max_tokens)
-    _write(folder, corpus, backend, dtype)
+    _write(folder, corpus, backend, dtype, max_tokens)
   values_file = os.path.join(folder, 'ids.bin')
   empty = os.path.getsize(values_file) == 0
   values = (
@@ -170,24 +173,53 @@ def tokenize_texts(
   backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
   backend.no_padding()
   backend.enable_truncation(max_tokens)
-  rows, title_sizes = _encode(backend, titles, contents)
+  rows, title_sizes = _encode(backend, titles, contents, max_tokens)
   return Tokens(Ragged.from_rows(rows), title_sizes, special_of(tokenizer))
 
 
 def _encode(
-  backend: Tokenizer, titles: list[str], contents: list[str]
+  backend: Tokenizer, titles: list[str], contents: list[str], max_tokens: int
 ) -> tuple[list[list[int]], np.ndarray]:
   """Token ids a record, and how many of them are its title's."""
-  encoded = backend.encode_batch_fast(
-    titles + contents, add_special_tokens=False
-  )
-  ids = [item.ids for item in encoded]
+  ids = _beginnings(backend, titles + contents, max_tokens)
   head, tail = ids[: len(titles)], ids[len(titles) :]
   rows = [a + b for a, b in zip(head, tail, strict=True)]
   return rows, np.array([len(a) for a in head], np.int64)
 
 
-def _write(folder: str, corpus: Corpus, backend: Tokenizer, dtype) -> None:
+def _beginnings(
+  backend: Tokenizer, texts: list[str], max_tokens: int
+) -> list[list[int]]:
+  """The first `max_tokens` ids of each text; the rest of it is not looked at.
+
+  BERT's pre-tokenizer cuts at white space, and a word rarely is no token at
+  all: so many words hold so many tokens, unless it turns out otherwise.
+  """
+  cut = texts
+  if isinstance(backend.pre_tokenizer, BertPreTokenizer):
+    words = re.compile(rf'(?:[^ \t\n]*+[ \t\n]++){{{max_tokens}}}+')
+    cut = [m[0] if (m := words.match(text)) else text for text in texts]
+  ids = _ids(backend, cut)
+  short = [
+    i
+    for i, (text, part) in enumerate(zip(texts, cut, strict=True))
+    if len(part) < len(text) and len(ids[i]) < max_tokens
+  ]
+  for i, whole in zip(
+    short, _ids(backend, [texts[i] for i in short]), strict=True
+  ):
+    ids[i] = whole
+  return ids
+
+
+def _ids(backend: Tokenizer, texts: list[str]) -> list[list[int]]:
+  encoded = backend.encode_batch_fast(texts, add_special_tokens=False)
+  return [item.ids for item in encoded]
+
+
+def _write(
+  folder: str, corpus: Corpus, backend: Tokenizer, dtype, max_tokens: int
+) -> None:
   """Writes the token files, unless another process is first."""
   os.makedirs(os.path.dirname(folder), exist_ok=True)
   with locked(f'{folder}.lock'):
@@ -195,21 +227,29 @@ def _write(folder: str, corpus: Corpus, backend: Tokenizer, dtype) -> None:
       return
     with staged(folder) as staging:
       os.mkdir(staging)
-      _write_files(staging, corpus, backend, dtype)
+      _write_files(staging, corpus, backend, dtype, max_tokens)
 
 
 def _write_files(
-  staging: str, corpus: Corpus, backend: Tokenizer, dtype
+  staging: str, corpus: Corpus, backend: Tokenizer, dtype, max_tokens: int
 ) -> None:
   sizes, title_sizes = [np.zeros(1, np.int64)], [np.zeros(0, np.int64)]
   with (
     open(os.path.join(staging, 'ids.bin'), 'wb') as f,
-    tqdm(total=len(corpus), desc=f'tokenise {corpus.name}', unit='text') as bar,
+    tqdm(
+      total=len(corpus),
+      desc=f'tokenise {corpus.name}',
+      unit='text',
+      disable=not processes.is_lead(),
+    ) as bar,
   ):
     for start in range(0, len(corpus), _BLOCK):
       records = corpus.records(range(start, min(start + _BLOCK, len(corpus))))
       rows, title_size = _encode(
-        backend, [r.title for r in records], [r.content for r in records]
+        backend,
+        [r.title for r in records],
+        [r.content for r in records],
+        max_tokens,
       )
       for row in rows:
         f.write(np.asarray(row, dtype).tobytes())

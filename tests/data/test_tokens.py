@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
+from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from lmtx_jax.config import TextConfig
 from lmtx_jax.data.corpus import Corpus, document_texts
-from lmtx_jax.data.tokens import tokenize, tokenize_texts
+from lmtx_jax.data.tokens import _beginnings, tokenize, tokenize_texts
 from lmtx_jax.model.tokenizer import train_word_piece
 from lmtx_jax.types import Ragged, Record
 
@@ -23,7 +24,7 @@ RECORDS = [
   Record('f', 'A long title ' * 10, 'and a content ' * 10),
   Record('g', 'x' * 150, '中文 text'),
 ]
-TEXT = st.text('abegit ,.-\t\né中7', max_size=40)
+TEXT = st.text('abegit ,.-\t\né中7\x00\x1c\u200b\xa0', max_size=40)
 
 
 class Source(list):
@@ -188,3 +189,46 @@ def test_two_at_once(tokenizer, tmp_path):
 def folders(cache):
   """The folders of token files in a cache."""
   return sorted(path for path in (cache / 'tokens').iterdir() if path.is_dir())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+  texts=st.lists(
+    st.lists(st.text('ab \t\n.\x00\x1c\u200b', max_size=6), max_size=12).map(
+      ' '.join
+    ),
+    min_size=1,
+    max_size=4,
+  ),
+  max_tokens=st.integers(1, 6),
+)
+def test_what_is_cut_off_changes_nothing(tokenizer, texts, max_tokens):
+  """Words of no token, and long rows of white space, included."""
+  found = tokenize_texts([''] * len(texts), texts, tokenizer, max_tokens)
+  for i, text in enumerate(texts):
+    whole = tokenizer(text, add_special_tokens=False)['input_ids']
+    row = found.ids.values[found.ids.offsets[i] : found.ids.offsets[i + 1]]
+    assert row.tolist() == whole[:max_tokens]
+
+
+def test_rows_of_white_space_take_no_time(tokenizer):
+  """A careless pattern would try every way to split them."""
+  texts = [' ' * 5000, 'a' + ' ' * 5000 + 'b']
+  found = tokenize_texts(['', ''], texts, tokenizer, 24)
+  assert found.ids.lengths.tolist() == [0, 2]
+
+
+def test_a_long_text_is_not_read_to_its_end(tokenizer):
+  backend = tokenizer.backend_tokenizer
+  assert isinstance(backend.pre_tokenizer, BertPreTokenizer)
+  seen = []
+
+  class FakeTokenizer:
+    pre_tokenizer = backend.pre_tokenizer
+
+    def encode_batch_fast(self, texts, add_special_tokens):
+      seen.extend(texts)
+      return backend.encode_batch_fast(texts, add_special_tokens=False)
+
+  _beginnings(FakeTokenizer(), ['ab ' * 1000, 'a b', '\x00 ' * 9], 5)
+  assert [len(text) for text in seen] == [15, 3, 10, 18]
