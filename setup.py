@@ -38,6 +38,16 @@ setup(
       'sentence-transformers>=5,<7',
       'torch>=2.6,<3',
     ],
+    # All peers of tests/benchmarks; hnswlib is compiled, and needs a C++
+    # compiler.
+    'benchmarks': [
+      'faiss-cpu>=1.8,<2',
+      'hnswlib>=0.8,<0.9',
+      'onnx>=1.16,<2',
+      'onnxruntime>=1.18,<2',
+      'sentence-transformers>=5,<7',
+      'torch>=2.6,<3',
+    ],
     # The server of the LLM teacher; best in an environment of its own.
     'teacher': ['sglang>=0.5,<0.6'],
   },

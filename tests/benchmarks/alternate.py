@@ -13,6 +13,8 @@ import statistics
 import time
 from typing import Any
 
+from lmtx_jax.types import UserError
+
 # make(*args) sets a peer up and returns what is timed.
 Make = Callable[..., Callable[[], Any]]
 
@@ -25,20 +27,26 @@ def alternate(
   Args:
     peers: by name, a function that can be imported, and its arguments.
     rounds: how often each is timed.
+
+  Raises:
+    UserError: a peer failed, after saying why.
   """
   context = multiprocessing.get_context('spawn')
   workers = {}
   for name, (make, args) in peers.items():
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, make, args))
+    process = context.Process(
+      target=_serve, args=(theirs, make, args), daemon=True
+    )
     process.start()
+    theirs.close()  # so that a peer that dies ends the wait
     workers[name] = (process, ours)
-    ours.recv()  # ready, after its warm-up call
+    _receive(name, ours)  # ready, after its warm-up call
   seconds = {name: [] for name in peers}
   for _ in range(rounds):
     for name, (_, pipe) in workers.items():
       pipe.send(True)
-      seconds[name].append(pipe.recv())
+      seconds[name].append(_receive(name, pipe))
   for process, pipe in workers.values():
     pipe.send(False)
     process.join()
@@ -48,6 +56,13 @@ def alternate(
 def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
   """The median of each peer's seconds."""
   return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _receive(name: str, pipe: Any) -> Any:
+  try:
+    return pipe.recv()
+  except EOFError as e:
+    raise UserError(f'{name} failed; the traceback above says why') from e
 
 
 def _serve(pipe: Any, make: Make, args: tuple) -> None:
