@@ -14,9 +14,10 @@ import typing
 
 from absl import flags, logging
 
+from lmtx_jax.interrupts import Preempted, raise_when_preempted
 from lmtx_jax.types import UserError
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 
 _DEFINE = {
   bool: flags.DEFINE_boolean,
@@ -43,8 +44,9 @@ def flag(
     choices: the only strings allowed, where there is such a list.
     low: smallest number allowed.
     high: largest number allowed.
-    operational: true if the flag cannot change a result (where things lie, who
-      is asked, how much is shown), so a run may be resumed with another value.
+    operational: true if the flag cannot change a result but for rounding (where
+      things lie, who is asked, how much is shown), so a run may be resumed with
+      another value.
   """
   return dataclasses.field(
     default=default,
@@ -136,8 +138,19 @@ def run(
   config_classes: Sequence[type],
   usage: str,
   argv: Sequence[str] | None = None,
+  on_failure: Callable[[str, int], None] = lambda message, code: None,
+  exit_terminated: int = EXIT_TERMINATED,
 ) -> None:
-  """Runs a command; exits 1 if it failed, 2 on bad flags, 130 on Ctrl-C."""
+  """Runs a command; exits 1 if it failed, 2 on bad flags, 130 on Ctrl-C.
+
+  Args:
+    command: what to run.
+    config_classes: whose flags it has.
+    usage: its docstring.
+    argv: the command line, if not this process's.
+    on_failure: is told message and exit code of what ends the command early.
+    exit_terminated: exit code on SIGTERM.
+  """
   argv = list(sys.argv if argv is None else argv)
   _log_to_stderr()
   try:
@@ -147,26 +160,40 @@ def run(
   if values['help'].value:
     print(help_text(usage, config_classes))
     sys.exit(0)
+  raise_when_preempted()
   try:
     command(values)
-  except UserError as e:
-    _fail(str(e), EXIT_FAILED)
-  except KeyboardInterrupt:
-    _fail(
-      'interrupted; nothing that was done is lost. The same command goes on: '
-      + shlex.join(['python', '-m', _module_name(), *argv[1:]]),
-      EXIT_INTERRUPTED,
+  except (UserError, KeyboardInterrupt, Preempted, OSError) as e:
+    message, code = _explain(e, argv)
+    if isinstance(e, Preempted):
+      code = exit_terminated
+    on_failure(message, code)
+    sys.stderr.write(f'{"error: " if code else ""}{message}\n')
+    sys.exit(code)
+
+
+def _explain(error: BaseException, argv: Sequence[str]) -> tuple[str, int]:
+  """What ended a command, in one line, and the exit code."""
+  if isinstance(error, KeyboardInterrupt | Preempted):
+    by, code = 'interrupted', EXIT_INTERRUPTED
+    if isinstance(error, Preempted):
+      by, code = 'stopped by SIGTERM', EXIT_TERMINATED
+    again = shlex.join(['python', '-m', _module_name(), *argv[1:]])
+    return (
+      f'{by}; nothing that was done is lost. The same command goes on: {again}',
+      code,
     )
-  except OSError as e:
-    if e.errno is None:
-      raise
-    place = f': {e.filename}' if e.filename else ''
-    hint = (
-      ' (free some space; the same command goes on)'
-      if e.errno in (errno.ENOSPC, errno.EDQUOT)
-      else ''
-    )
-    _fail(f'{os.strerror(e.errno)}{place}{hint}', EXIT_FAILED)
+  if not isinstance(error, OSError):
+    return str(error), EXIT_FAILED
+  if error.errno is None:
+    raise error
+  place = f': {error.filename}' if error.filename else ''
+  hint = (
+    ' (free some space; the same command goes on)'
+    if error.errno in (errno.ENOSPC, errno.EDQUOT)
+    else ''
+  )
+  return f'{os.strerror(error.errno)}{place}{hint}', EXIT_FAILED
 
 
 def _log_to_stderr() -> None:

@@ -91,10 +91,17 @@ class EncoderConfig:
     'Number format of the matrix products; parameters stay float32.',
     choices=('float32', 'bfloat16'),
   )
+  embedding_dtype: str = flag(
+    'float32',
+    'Number format in which embeddings are kept and searched.',
+    choices=('float32', 'bfloat16'),
+  )
   encode_batch_tokens: int = flag(
-    16384,
-    'Tokens in one batch of the encoder on one device.',
-    low=1,
+    0,
+    'Tokens in one batch of the encoder on one device; 0: 2048 on a CPU, 16384 '
+    'elsewhere.',
+    low=0,
+    operational=True,
   )
   scratch_layers: int = flag(2, 'Layers of --encoder=scratch.', low=1)
   scratch_dim: int = flag(256, 'Width of --encoder=scratch.', low=8)
@@ -115,6 +122,12 @@ class ShortlistConfig:
     'auto',
     'MIPS index: ScaNN, exact search on the device, or whichever fits.',
     choices=('auto', 'scann', 'exact'),
+  )
+  shortlist_shards: int = flag(
+    0,
+    'Parts of the ScaNN index, one of which must fit into memory; 0: as many '
+    'as the size asks for.',
+    low=0,
   )
 
 
@@ -185,6 +198,13 @@ class TrainConfig:
   checkpoint_steps: int = flag(
     100, 'Steps between checkpoints within a cycle.', low=1, operational=True
   )
+  grad_cache_chunk: int = flag(
+    0,
+    'Documents whose activations a device keeps at a time, for the same '
+    'gradient; 0: as suits it, about 2048 tokens on a CPU, all elsewhere.',
+    low=0,
+    operational=True,
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,6 +260,35 @@ class RunConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ProcessConfig:
+  """Several processes, on one host or many."""
+
+  coordinator_address: str = flag(
+    '',
+    'HOST:PORT of process 0; on a TPU pod and in a Slurm step the processes '
+    'find each other.',
+    operational=True,
+  )
+  num_processes: int = flag(
+    1, 'Processes of --coordinator_address.', low=1, operational=True
+  )
+  process_id: int = flag(
+    0, 'Number of this process, from 0.', low=0, operational=True
+  )
+  join_timeout_s: int = flag(
+    300, 'Seconds to wait for processes that start.', low=1, operational=True
+  )
+
+  def __post_init__(self):
+    """Checks what no flag can check alone."""
+    if not self.coordinator_address and self.num_processes > 1:
+      raise UserError(
+        f'--num_processes={self.num_processes} needs --coordinator_address'
+        '=HOST:PORT of process 0'
+      )
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
   """All that a training run is told."""
 
@@ -253,6 +302,7 @@ class Config:
   llm: LlmConfig
   train: TrainConfig
   warmup: WarmupConfig
+  processes: ProcessConfig
 
   @property
   def parts(self) -> tuple:
@@ -273,4 +323,5 @@ TRAINING = (
   LlmConfig,
   TrainConfig,
   WarmupConfig,
+  ProcessConfig,
 )  # in the order of Config's fields

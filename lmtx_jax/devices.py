@@ -1,13 +1,21 @@
-"""The only file that knows pmap's layout: a leading axis of local devices."""
+"""The only file that knows pmap's layout: a leading axis of local devices.
+
+With several processes, collectives span the devices of all; every process
+makes the same calls in the same order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import functools
 import os
 from typing import Any
 
 import jax
 import numpy as np
+
+from lmtx_jax.types import UserError
 
 AXIS = 'device'
 # Two names of one setting; JAX takes either, but not both.
@@ -31,9 +39,36 @@ def setup(cache_dir: str, environ: Mapping[str, str] = {}) -> None:
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 
+@contextlib.contextmanager
+def memory_advice(advice: str) -> Iterator[None]:
+  """Turns a device that runs out of memory into one line.
+
+  Args:
+    advice: which flag to turn, such as 'lower --batch_size'.
+
+  Raises:
+    UserError: what is done within needs more memory than there is.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as e:
+    if 'RESOURCE_EXHAUSTED' not in str(e) and 'Out of memory' not in str(e):
+      raise
+    kind = jax.local_devices()[0].device_kind
+    reason = ' '.join(str(e).split())[:120]
+    raise UserError(f'out of memory on {kind}: {advice} ({reason})') from e
+  except MemoryError as e:
+    raise UserError(f'out of memory: {advice}') from e
+
+
 def count() -> int:
   """Number of local devices."""
   return jax.local_device_count()
+
+
+def total() -> int:
+  """Number of devices of all processes."""
+  return jax.device_count()
 
 
 def replicate(tree: Any) -> Any:
@@ -52,14 +87,36 @@ def unreplicate(tree: Any) -> Any:
 
 
 def shard(tree: Any) -> Any:
-  """`[devices * n, ...]` arrays to `[devices, n, ...]`, in order."""
-  return jax.tree.map(
-    lambda x: x.reshape((count(), x.shape[0] // count(), *x.shape[1:])), tree
+  """`[total * n, ...]` arrays to the `[devices, n, ...]` of this process."""
+
+  def split(x: np.ndarray) -> np.ndarray:
+    x = x.reshape((total(), x.shape[0] // total(), *x.shape[1:]))
+    return x if total() == count() else x[_places()]
+
+  return jax.tree.map(split, tree)
+
+
+@functools.cache
+def _places() -> np.ndarray:
+  """`[devices]`, where the local devices stand on the axis of all."""
+  place = p_map(lambda x: x + jax.lax.axis_index(AXIS))
+  return np.asarray(place(np.zeros(count(), np.int32)))
+
+
+def p_gathered(function: Callable) -> Callable:
+  """`p_map` of a function whose rows are wanted by the host, see `gather`."""
+  if total() == count():
+    return p_map(function)
+  # Every process gets all rows; one copy of them is read.
+  return p_map(
+    lambda *args: jax.lax.all_gather(function(*args), AXIS, tiled=True)
   )
 
 
 def gather(x: jax.Array) -> np.ndarray:
-  """`[devices, n, ...]` on the devices to `[devices * n, ...]` on the host."""
+  """What `p_gathered` gave: `[total * n, ...]` on the host of each process."""
+  if total() > count():
+    return unreplicate(x)
   x = np.asarray(x)
   return x.reshape((-1, *x.shape[2:]))
 

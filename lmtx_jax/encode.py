@@ -1,4 +1,4 @@
-"""Texts to embeddings, over all local devices."""
+"""Texts to embeddings, over all devices."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable
 import functools
 from typing import Any
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
-from lmtx_jax import devices
+from lmtx_jax import devices, processes
 from lmtx_jax.data.batches import encode_batches
 from lmtx_jax.data.tokens import TokenView
 from lmtx_jax.model.bi_encoder import BiEncoder
@@ -20,24 +21,30 @@ _IN_FLIGHT = 2  # batches handed to the devices before the first is fetched
 
 @functools.lru_cache(maxsize=8)
 def _p_apply(encoder: BiEncoder) -> Callable:
-  return devices.p_map(encoder.apply)
+  return devices.p_gathered(encoder.apply)
+
+
+def default_batch_tokens() -> int:
+  """Tokens of a batch: on a CPU few, for what is between products is cached."""
+  return 2048 if jax.default_backend() == 'cpu' else 16_384
 
 
 class Encoder:
-  """A bi-encoder with its parameters on every local device."""
+  """A bi-encoder with its parameters on every device."""
 
-  def __init__(self, bi_encoder: BiEncoder, params: Any, batch_tokens: int):
+  def __init__(self, bi_encoder: BiEncoder, params: Any, batch_tokens: int = 0):
     """Puts the parameters on the devices.
 
     Args:
       bi_encoder: the architecture.
       params: its parameters, on the host.
-      batch_tokens: tokens in a batch on one device, padding included.
+      batch_tokens: tokens in a batch on one device, padding included; 0: as
+        many as suit it.
     """
     self.dim = bi_encoder.dim
-    self._p_apply = _p_apply(bi_encoder)
+    self._p_apply = _p_apply(bi_encoder.with_best_attention())
     self._params = devices.replicate(params)
-    self._batch_tokens = batch_tokens
+    self._batch_tokens = batch_tokens or default_batch_tokens()
 
   def encode(
     self,
@@ -48,11 +55,14 @@ class Encoder:
   ) -> np.ndarray:
     """Embeds every input; the longest go first, so memory peaks at once.
 
+    Several processes do it together, and each gets the whole result.
+
     Args:
       inputs: what to embed.
       widths: `[num_buckets]` lengths to pad to, ascending; each of them costs
         one compilation.
-      out: `[num_inputs, dim]` array to write to, e.g. a memory-mapped file.
+      out: `[num_inputs, dim]`, what rows are assigned to, e.g. a memory-mapped
+        file.
       desc: name on the progress bar; no bar without one.
 
     Returns:
@@ -62,9 +72,15 @@ class Encoder:
     if out is None:
       out = np.empty((len(inputs), self.dim), np.float32)
     pending = collections.deque()
-    with tqdm(
-      total=len(inputs), desc=desc, unit='text', disable=desc is None
-    ) as bar:
+    with (
+      devices.memory_advice('lower --encode_batch_tokens'),
+      tqdm(
+        total=len(inputs),
+        desc=desc,
+        unit='text',
+        disable=desc is None or not processes.is_lead(),
+      ) as bar,
+    ):
 
       def fetch() -> None:
         rows, embeddings = pending.popleft()
@@ -72,7 +88,7 @@ class Encoder:
         bar.update(len(rows))
 
       for batch in encode_batches(
-        inputs.lengths, widths, self._batch_tokens, devices.count()
+        inputs.lengths, widths, self._batch_tokens, devices.total()
       ):
         padded = np.resize(batch.rows, batch.size)
         ids, lengths = inputs.batch(padded, batch.width)

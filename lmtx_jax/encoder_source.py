@@ -8,11 +8,13 @@ import os
 
 import numpy as np
 
+from lmtx_jax import processes
 from lmtx_jax.config import Config, EncoderConfig
 from lmtx_jax.data.corpus import Corpus, Texts
+from lmtx_jax.files import staged
 from lmtx_jax.model import pretrained
 from lmtx_jax.model.pretrained import Pretrained
-from lmtx_jax.run_dir import RunDir, staged
+from lmtx_jax.run_dir import RunDir
 from lmtx_jax.types import UserError
 
 _VOCAB_TEXTS = 50_000  # documents and labels that a vocabulary is made from
@@ -43,8 +45,8 @@ def load_encoder(
     cosine = dataclasses.replace(loaded.encoder, normalize=True)
     return dataclasses.replace(loaded, encoder=cosine)
   folder = run.file('scratch')
-  if not os.path.isdir(folder):
-    longest = max(settings.max_doc_tokens, settings.max_train_doc_tokens)
+  longest = max(settings.max_doc_tokens, settings.max_train_doc_tokens)
+  if processes.is_lead() and not os.path.isdir(folder):
     made = pretrained.scratch(
       _sample_texts(documents, labels),
       num_layers=settings.scratch_layers,
@@ -57,6 +59,7 @@ def load_encoder(
     )
     with staged(folder) as temporary:
       pretrained.save(temporary, made, made.params, max_seq_length=longest)
+  processes.wait_for_all()
   return pretrained.load(folder, settings.compute_dtype)
 
 

@@ -164,9 +164,7 @@ def load_inputs(
     doc_widths=bucket_widths(
       train.inputs.lengths, config.encoder.max_doc_tokens
     ),
-    label_widths=bucket_widths(
-      labels.lengths, config.encoder.max_label_tokens, max_buckets=4
-    ),
+    label_widths=bucket_widths(labels.lengths, config.encoder.max_label_tokens),
   )
 
 

@@ -14,19 +14,22 @@ import itertools
 import os
 
 from absl import flags, logging
+import jax
 
-from lmtx_jax import bundle, cli, devices
+from lmtx_jax import __version__, bundle, cli, devices, processes
 from lmtx_jax import inputs as inputs_lib
+from lmtx_jax.batch_sizes import check_batch_sizes
 from lmtx_jax.config import TRAINING, Config
 from lmtx_jax.data.builders import load_dataset
 from lmtx_jax.data.corpus import Dataset
 from lmtx_jax.dry_run import dry_run
 from lmtx_jax.encoder_source import load_encoder
 from lmtx_jax.metric_writer import MetricWriter
-from lmtx_jax.run_dir import RunDir
+from lmtx_jax.run_dir import RunDir, all_flags, binding_flags
 from lmtx_jax.snapshot import Snapshot
-from lmtx_jax.stages import Stages, check_batch_sizes
+from lmtx_jax.stages import Stages
 from lmtx_jax.summary import best_cycle, make_summary, table, write_summary
+from lmtx_jax.teacher.joint_store import JointStore
 from lmtx_jax.teacher.pairs import Teacher
 from lmtx_jax.teacher.teacher import (
   check_teacher,
@@ -34,7 +37,6 @@ from lmtx_jax.teacher.teacher import (
   llm_teacher,
   make_teacher,
 )
-from lmtx_jax.teacher.verdict_store import VerdictStore
 from lmtx_jax.types import UserError
 
 
@@ -45,18 +47,20 @@ def main(values: flags.FlagValues) -> None:
   devices.setup(
     config.source.data_cache, jax_environ(config.teacher, config.llm)
   )
-  dataset = load_dataset(config.source)
+  join_processes(config)
+  dataset = processes.lead_first(lambda: load_dataset(config.source))
+  check_processes(config, dataset)
   run = RunDir(config.run.run_dir or os.path.join('runs', dataset.name))
   run.guard(config.parts, dataset.fingerprint, dataset.name)
-  writer = MetricWriter(run.path)
+  writer = MetricWriter(run.path, is_silent=not processes.is_lead())
   path = config.teacher.verdict_store or run.file('verdicts.sqlite')
   with (
-    contextlib.closing(VerdictStore(path)) as store,
+    contextlib.closing(JointStore(path, run.path)) as store,
     llm_teacher(
       config.teacher, config.llm, run.file('teacher_server.log')
     ) as llm,
   ):
-    if llm and not os.path.exists(run.file('summary.json')):
+    if llm and not run.has(run.file('summary.json')):
       llm.prepare()  # a wrong address is told now, not after hours
     stages = open_stages(config, dataset, run, store, writer, llm)
     if config.run.dry_run:
@@ -64,16 +68,51 @@ def main(values: flags.FlagValues) -> None:
       return
     summary = train(stages)
   writer.close()
-  print(table(summary))
-  print(f'best cycle: {summary["best_cycle"]}; {summary["stopped_because"]}')
-  print(f'bundle: {run.file("export")}')
+  if processes.is_lead():
+    print(table(summary))
+    print(f'best cycle: {summary["best_cycle"]}; {summary["stopped_because"]}')
+    print(f'bundle: {run.file("export")}')
+  processes.leave()
+
+
+def join_processes(config: Config) -> None:
+  """Meets the other processes of this run, if there are any."""
+  processes.join(
+    config.processes.coordinator_address,
+    config.processes.num_processes,
+    config.processes.process_id,
+    config.processes.join_timeout_s,
+  )
+  if processes.count() == 1:
+    return
+  if config.llm.teacher_launch:
+    raise UserError(
+      '--teacher_launch starts a server for one process; for several, start'
+      ' servers with launch/sglang_fleet.sh and name them with --teacher_urls'
+    )
+  if config.run.dry_run:
+    raise UserError(
+      '--dry_run is for one process; the run goes on from there with several'
+    )
+
+
+def check_processes(config: Config, dataset: Dataset) -> None:
+  """Raises a UserError where processes are told or see different things."""
+  versions = {'lmtx_jax': __version__, 'jax': jax.__version__}
+  processes.check_same('version', versions)
+  # Some flags change no result, but how the processes work together.
+  together = ('encode_batch_tokens', 'grad_cache_chunk', 'checkpoint_steps')
+  flags = all_flags(config.parts)
+  wanted = binding_flags(config.parts) | {k: flags[k] for k in together}
+  processes.check_same('flag', wanted)
+  processes.check_same('dataset', {dataset.name: dataset.fingerprint})
 
 
 def open_stages(
   config: Config,
   dataset: Dataset,
   run: RunDir,
-  store: VerdictStore,
+  store: JointStore,
   writer: MetricWriter,
   llm: Teacher | None,
 ) -> Stages:
@@ -121,16 +160,22 @@ def train(stages: Stages) -> dict:
       ' to learn from; look at --teacher and its flags (a lower'
       ' --lexical_threshold or --yes_threshold, say), --label_text and --prompt'
     )
-  summary = make_summary(run, dev_scores, test_scores, initial, stopped_because)
+  summary = processes.lead(
+    lambda: make_summary(run, dev_scores, test_scores, initial, stopped_because)
+  )
   export(stages, best, summary)
-  write_summary(run, summary)
+  if processes.is_lead():
+    write_summary(run, summary)
   return summary
 
 
 def export(stages: Stages, best: Snapshot, summary: dict) -> None:
   """Writes RUN/export, once."""
   folder = stages.run.file('export')
-  if os.path.isdir(folder):
+  if stages.run.has(folder):
+    return
+  label_embeddings, index = best.label_embeddings, best.index
+  if not processes.is_lead():
     return
   config = stages.config
   used = itertools.chain.from_iterable(
@@ -143,8 +188,8 @@ def export(stages: Stages, best: Snapshot, summary: dict) -> None:
     stages.pretrained,
     best.params,
     stages.inputs.dataset.labels,
-    best.label_embeddings,
-    best.index,
+    label_embeddings,
+    index,
     text=config.text,
     max_doc_tokens=config.encoder.max_doc_tokens,
     max_label_tokens=config.encoder.max_label_tokens,
@@ -159,4 +204,6 @@ def export(stages: Stages, best: Snapshot, summary: dict) -> None:
 
 
 if __name__ == '__main__':
-  cli.run(main, TRAINING, __doc__)
+  cli.run(
+    main, TRAINING, __doc__, on_failure=processes.abandon, exit_terminated=0
+  )

@@ -12,8 +12,16 @@ from tensorboardX import SummaryWriter
 class MetricWriter:
   """Appends rows `{"cycle", "step", "time_s", "<group>/<name>": number}`."""
 
-  def __init__(self, run_dir: str):
-    """Opens RUN/metrics.jsonl and RUN/tensorboard."""
+  def __init__(self, run_dir: str, *, is_silent: bool = False):
+    """Opens RUN/metrics.jsonl and RUN/tensorboard.
+
+    Args:
+      run_dir: the run directory.
+      is_silent: writes nothing; another process does.
+    """
+    self._is_silent = is_silent
+    if is_silent:
+      return
     self._path = os.path.join(run_dir, 'metrics.jsonl')
     if os.path.exists(self._path):
       with open(self._path, 'rb+') as f:
@@ -31,6 +39,8 @@ class MetricWriter:
       step: within the cycle.
       scalars: by `<group>/<name>`; None is left out.
     """
+    if self._is_silent:
+      return
     scalars = {name: v for name, v in scalars.items() if v is not None}
     row = {
       'cycle': cycle,
@@ -64,7 +74,7 @@ class MetricWriter:
 
     A training that resumes from a checkpoint does those steps again.
     """
-    if not os.path.exists(self._path):
+    if self._is_silent or not os.path.exists(self._path):
       return
     kept = []
     with open(self._path, encoding='utf-8') as f:
@@ -80,4 +90,5 @@ class MetricWriter:
 
   def close(self) -> None:
     """Flushes TensorBoard's events."""
-    self._board.close()
+    if not self._is_silent:
+      self._board.close()

@@ -1,7 +1,8 @@
 """The run directory: every product of a stage is written once, then only read.
 
 An artifact is written to a temporary file, synced and renamed, so it is either
-whole or absent, and a killed run goes on by skipping what is there.
+whole or absent, and a killed run goes on by skipping what is there. Of several
+processes the leading one writes, and all read.
 """
 
 from __future__ import annotations
@@ -10,101 +11,27 @@ from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
-import shutil
 import time
 from typing import Any
 import uuid
 
 import numpy as np
 
-from lmtx_jax import __version__
+from lmtx_jax import __version__, processes
+from lmtx_jax.embeddings import create_embeddings, open_embeddings
+from lmtx_jax.files import read_json, remove, staged, write_json
 from lmtx_jax.types import UserError
 
 _HEADER = {'data', 'name', 'run'}  # of a flags.txt
 _OWN = ('.', 'verdicts.')  # what may lie in a folder before a run begins
 
 
-@contextlib.contextmanager
-def staged(path: str) -> Iterator[str]:
-  """Yields a temporary path; what is written there appears whole at `path`.
+class _Dropped:
+  """Takes rows that the leading process writes."""
 
-  Works for a file or a folder. Nothing is left behind by an exception, and
-  what a kill left is removed by the next attempt. Takes the place of an older
-  file, but never of a folder, nor of a device.
-
-  Raises:
-    UserError: something that is no file is there already.
-  """
-  if os.path.lexists(path) and not os.path.isfile(path):
-    raise UserError(f'{path} is there and is no file')
-  os.makedirs(os.path.dirname(path), exist_ok=True)
-  head, tail = os.path.split(path)
-  temporary = os.path.join(head, f'.unfinished-{tail}')  # keeps the suffix
-  _remove(temporary)
-  try:
-    yield temporary
-    _sync(temporary)
-    os.replace(temporary, path)
-    _sync_entry(head)
-  finally:
-    _remove(temporary)
-
-
-@contextlib.contextmanager
-def locked(path: str) -> Iterator[None]:
-  """Holds a file lock, which the system frees when the process dies."""
-  with open(path, 'w') as f:
-    fcntl.flock(f, fcntl.LOCK_EX)
-    yield
-
-
-def _remove(path: str) -> None:
-  if os.path.isdir(path):
-    shutil.rmtree(path, ignore_errors=True)
-  elif os.path.exists(path):
-    os.remove(path)
-
-
-def _sync(path: str) -> None:
-  """Makes a file safe on the disk, or a folder with all that is in it."""
-  if os.path.isdir(path) and not os.path.islink(path):
-    for entry in os.scandir(path):
-      _sync(entry.path)
-  _sync_entry(path)
-
-
-def _sync_entry(path: str) -> None:
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
-
-
-def write_json(path: str, value: Any) -> None:
-  """Writes indented JSON."""
-  with open(path, 'w', encoding='utf-8') as f:
-    json.dump(value, f, indent=2, ensure_ascii=False)
-    f.write('\n')
-
-
-def read_json(path: str) -> Any:
-  """Reads JSON."""
-  with open(path, encoding='utf-8') as f:
-    return json.load(f)
-
-
-def write_arrays(path: str, value: dict[str, np.ndarray]) -> None:
-  """Writes named arrays as .npz."""
-  np.savez(path, **value)
-
-
-def read_arrays(path: str) -> dict[str, np.ndarray]:
-  """Reads what `write_arrays` wrote."""
-  with np.load(path, allow_pickle=False) as arrays:
-    return dict(arrays)
+  def __setitem__(self, rows: Any, values: np.ndarray) -> None:
+    pass
 
 
 class RunDir:
@@ -117,6 +44,12 @@ class RunDir:
       UserError: it cannot be written to, or another process is using it.
     """
     self.path = os.path.abspath(os.path.expanduser(path))
+    self.run_id = ''
+    if processes.is_lead():
+      self._take(path)
+    processes.wait_for_all()
+
+  def _take(self, path: str) -> None:
     try:
       os.makedirs(self.path, exist_ok=True)
       self._lock = open(os.path.join(self.path, '.lock'), 'w')  # noqa: SIM115
@@ -130,7 +63,6 @@ class RunDir:
       raise UserError(
         f'--run_dir={path} is in use by another process'
       ) from None
-    self.run_id = ''
 
   def file(self, *parts: str) -> str:
     """A path inside the folder."""
@@ -150,17 +82,24 @@ class RunDir:
       data_name: what the user calls it.
 
     Raises:
-      UserError: the run was begun with other flags or other data.
+      UserError: the run was begun with other flags or other data, or
+        processes see different folders.
     """
+    self.run_id = processes.lead(lambda: self._guard(configs, data, data_name))
+    path = self.file('flags.txt')
+    if not os.path.exists(path) or self.run_id != _read_flags(path)[0]['run']:
+      raise UserError(
+        f'--run_dir={self.path} is another folder for process'
+        f' {processes.index()} than for process 0; put it on a file system'
+        ' that all share'
+      )
+
+  def _guard(self, configs: Sequence[Any], data: str, data_name: str) -> str:
+    """`guard` of the leading process; returns the run's id."""
     path = self.file('flags.txt')
     header = {'data': data, 'name': data_name}
-    binding, lines = {}, []
-    for config in configs:
-      for field in dataclasses.fields(config):
-        value = str(getattr(config, field.name))
-        lines.append(f'--{field.name}={value}')
-        if not field.metadata['operational']:
-          binding[field.name] = value
+    binding = binding_flags(configs)
+    lines = [f'--{k}={v}' for k, v in all_flags(configs).items()]
     if os.path.exists(path):
       known, _ = _read_flags(path)
       if not known.keys() >= _HEADER:
@@ -173,14 +112,13 @@ class RunDir:
       )
     if not os.path.exists(path) or not self._is_begun():
       # Flags that failed before the first stage bind nothing.
-      _remove(self.file('scratch'))
+      remove(self.file('scratch'))
       header['run'] = uuid.uuid4().hex
       with staged(path) as temporary, open(temporary, 'w') as f:
         f.write(f'# lmtx_jax {__version__}\n')
         f.writelines(f'# {key} {value}\n' for key, value in header.items())
         f.writelines(line + '\n' for line in lines)
     known, old = _read_flags(path)
-    self.run_id = known['run']
     if known['data'] != data:
       raise UserError(
         f'{self.path} is a run on other data ({known["name"]}), not on'
@@ -196,6 +134,7 @@ class RunDir:
         f'{self.path} is a run with other flags: {", ".join(differ)}; choose'
         ' another --run_dir, or give the flags of RUN/flags.txt'
       )
+    return known['run']
 
   def bind(self, name: str, value: str) -> None:
     """Notes what the run depends on, or checks that it is the same.
@@ -205,10 +144,11 @@ class RunDir:
       value: its digest.
 
     Raises:
-      UserError: the run was begun with another one.
+      UserError: the run was begun with another one, or processes differ.
     """
+    processes.check_same(name, {name: value})
     path = self.cycle_file(-1, f'{name}.json')
-    known = self.once(path, lambda: value, write_json, read_json)
+    known = self.once(path, lambda: value, write_json, read_json, alone=True)
     if known != value:
       raise UserError(
         f'{self.path} is a run with another {name} than there is now; choose'
@@ -226,40 +166,94 @@ class RunDir:
     make: Callable[[], Any],
     save: Callable[[str, Any], None],
     load: Callable[[str], Any],
+    *,
+    alone: bool = False,
   ) -> Any:
-    """The artifact at `path`: made and saved now, or read if it is there."""
-    if not os.path.exists(path):
-      with staged(path) as temporary:
-        save(temporary, make())
+    """The artifact at `path`: made and saved now, or read if it is there.
+
+    Args:
+      path: where it lies.
+      make: makes it; called on all processes, of which the leading one's
+        product counts.
+      save: writes it to a path.
+      load: reads it from a path.
+      alone: `make` is called on the leading process only.
+    """
+    if not self.has(path):
+      if processes.is_lead():
+        with staged(path) as temporary:
+          save(temporary, make())
+      elif not alone:
+        make()
+      processes.wait_for_all()
     return load(path)
 
-  def once_array(
-    self, path: str, shape: tuple[int, ...], fill: Callable[[np.ndarray], Any]
+  def has(self, path: str) -> bool:
+    """Whether an artifact is there, on all processes the same answer."""
+    return processes.lead(lambda: os.path.exists(path))
+
+  def once_embeddings(
+    self,
+    path: str,
+    shape: tuple[int, int],
+    dtype: str,
+    fill: Callable[[Any], Any],
   ) -> np.ndarray:
-    """A float32 .npy file, memory-mapped; `fill` writes it where it lies."""
-    if not os.path.exists(path):
+    """Embeddings in a memory-mapped file; `fill` writes them where they lie."""
+    if not self.has(path):
+      if processes.is_lead():
+        with staged(path) as temporary:
+          array = create_embeddings(temporary, shape, dtype)
+          fill(array)
+          array.flush()
+          del array
+      else:
+        fill(_Dropped())
+      processes.wait_for_all()
+    return open_embeddings(path)
+
+  def note(self, path: str, value: Any) -> None:
+    """Writes JSON, in place of what may be there."""
+    if processes.is_lead():
       with staged(path) as temporary:
-        array = np.lib.format.open_memmap(temporary, 'w+', np.float32, shape)
-        fill(array)
-        array.flush()
-        del array
-    return np.load(path, mmap_mode='r', allow_pickle=False)
+        write_json(temporary, value)
 
   @contextlib.contextmanager
   def timed(self, cycle: int, stage: str) -> Iterator[None]:
     """Adds the seconds inside to the cycle's seconds.json."""
     start = time.monotonic()
-    yield
-    seconds = self.seconds(cycle)
-    spent = seconds.get(stage, 0.0) + time.monotonic() - start
-    seconds[stage] = round(spent, 3)
-    with staged(self.cycle_file(cycle, 'seconds.json')) as temporary:
-      write_json(temporary, seconds)
+    try:
+      yield
+    finally:  # of what was broken off as well: it goes on from there
+      seconds = self.seconds(cycle)
+      spent = seconds.get(stage, 0.0) + time.monotonic() - start
+      seconds[stage] = round(spent, 3)
+      self.note(self.cycle_file(cycle, 'seconds.json'), seconds)
 
   def seconds(self, cycle: int) -> dict[str, float]:
     """Seconds of each stage of a cycle, over all its processes."""
     path = self.cycle_file(cycle, 'seconds.json')
     return read_json(path) if os.path.exists(path) else {}
+
+
+def all_flags(configs: Sequence[Any]) -> dict[str, str]:
+  """The value of every flag by its name."""
+  return {
+    field.name: str(getattr(config, field.name))
+    for config in configs
+    for field in dataclasses.fields(config)
+  }
+
+
+def binding_flags(configs: Sequence[Any]) -> dict[str, str]:
+  """The flags that a result depends on."""
+  binding = {
+    field.name
+    for config in configs
+    for field in dataclasses.fields(config)
+    if not field.metadata['operational']
+  }
+  return {k: v for k, v in all_flags(configs).items() if k in binding}
 
 
 def _read_flags(path: str) -> tuple[dict[str, str], dict[str, str]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from tqdm import tqdm
 
+from lmtx_jax import processes
 from lmtx_jax.data.tokens import TokenView
 from lmtx_jax.encode import Encoder
 from lmtx_jax.mips import MipsIndex
 from lmtx_jax.types import Ragged, Shortlist
 
-_BLOCK = 2048  # documents looked up at a time
-_TAG_BLOCK = 32_768  # documents whose embeddings are held at a time
+_BLOCK = 32_768  # documents whose embeddings are held at a time
 
 
 def make_shortlist(
@@ -23,30 +23,37 @@ def make_shortlist(
 ) -> Shortlist:
   """The k best labels of each document that are not filtered for it.
 
-  As many more are looked up as the block's documents have filters, so that
+  Of several processes each looks up its share, and gets the whole. As many more
+  are looked up as the block's documents have filters, so that
   removing them still leaves k.
 
   Args:
     index: of the label embeddings.
-    embeddings: `[num_docs, dim]` float32, of the documents.
+    embeddings: `[num_docs, dim]` f32 or bf16, of the documents.
     filters: row `d` holds the labels that document `d` must not be given.
     k: labels a document.
     desc: name on the progress bar; no bar without one.
   """
-  labels = np.full((len(embeddings), k), -1, np.int32)
-  scores = np.full((len(embeddings), k), -np.inf, np.float32)
-  starts = range(0, len(embeddings), _BLOCK)
-  for start in tqdm(starts, desc=desc, unit='block', disable=desc is None):
-    rows = np.arange(start, min(start + _BLOCK, len(embeddings)))
+  mine = np.arange(len(embeddings))[processes.share(len(embeddings))]
+  labels = np.full((len(mine), k), -1, np.int32)
+  scores = np.full((len(mine), k), -np.inf, np.float32)
+  starts = range(0, len(mine), _BLOCK)
+  silent = desc is None or not processes.is_lead()
+  for start in tqdm(starts, desc=desc, unit='block', disable=silent):
+    here = slice(start, start + _BLOCK)
+    rows = mine[here]
     filtered = filters.take(rows)
     most = int(filtered.lengths.max(initial=0))
     # A power of two more, so that blocks share one compiled search.
     depth = k + ((1 << (most - 1).bit_length()) if most else 0)
-    found, score = index.search(np.asarray(embeddings[rows]), depth)
+    found, score = index.search(embeddings[rows[0] : rows[-1] + 1], depth)
     found, score = _remove(found, score, filtered, k)
-    labels[rows, : found.shape[1]] = found
-    scores[rows, : found.shape[1]] = score
-  return Shortlist(labels, scores)
+    labels[here, : found.shape[1]] = found
+    scores[here, : found.shape[1]] = score
+  return Shortlist(
+    processes.gather(labels, len(embeddings)),
+    processes.gather(scores, len(embeddings)),
+  )
 
 
 def _remove(
@@ -87,9 +94,9 @@ def tag_documents(
     desc: name on the progress bar; no bar without one.
   """
   parts = []
-  starts = range(0, max(1, len(documents)), _TAG_BLOCK)
+  starts = range(0, max(1, len(documents)), _BLOCK)
   for number, start in enumerate(starts, 1):
-    rows = np.arange(start, min(start + _TAG_BLOCK, len(documents)))
+    rows = np.arange(start, min(start + _BLOCK, len(documents)))
     name = f'{desc} {number}/{len(starts)}' if len(starts) > 1 else desc
     embeddings = encoder.encode(
       documents.take(rows), widths, desc=name if desc else None

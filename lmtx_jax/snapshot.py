@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from lmtx_jax import processes
 from lmtx_jax.config import Config
 from lmtx_jax.encode import Encoder
+from lmtx_jax.files import read_json, write_json
 from lmtx_jax.inputs import Documents, Inputs
 from lmtx_jax.mips import ExactIndex, MipsIndex, ScannIndex, choose_index
 from lmtx_jax.model.bi_encoder import BiEncoder
 from lmtx_jax.run_dir import RunDir
+from lmtx_jax.scann_index import is_whole, num_parts, seal, write_part
 from lmtx_jax.shortlist import tag_documents
 from lmtx_jax.types import Shortlist
 
@@ -58,12 +61,13 @@ class Snapshot:
 
   @functools.cached_property
   def label_embeddings(self) -> np.ndarray:
-    """`[num_labels, dim]` f32, memory-mapped."""
+    """`[num_labels, dim]` f32 or bf16, memory-mapped."""
     inputs = self.inputs
     with self.run.timed(self.cycle, 'encode'):
-      return self.run.once_array(
+      return self.run.once_embeddings(
         self.run.cycle_file(self.cycle, 'label_embeddings.npy'),
         (len(inputs.labels), self.bi_encoder.dim),
+        self.config.encoder.embedding_dtype,
         lambda out: self.encoder.encode(
           inputs.labels, inputs.label_widths, out, 'embed labels'
         ),
@@ -73,16 +77,41 @@ class Snapshot:
   def index(self) -> MipsIndex:
     """Of the label embeddings."""
     embeddings = self.label_embeddings
-    if choose_index(self.config.shortlist.index) == 'exact':
+    if self._index_kind(*embeddings.shape) == 'exact':
       return ExactIndex(embeddings)
-    # An artifact too, for ScaNN's tree is another one each time it is built.
+    folder = self.run.cycle_file(self.cycle, 'scann')
     with self.run.timed(self.cycle, 'index'):
-      return self.run.once(
-        self.run.cycle_file(self.cycle, 'scann'),
-        lambda: ScannIndex.build(embeddings),
-        lambda folder, index: index.save(folder),
-        lambda folder: ScannIndex.load(folder, len(embeddings)),
-      )
+      self._write_index(folder, embeddings)
+    return ScannIndex.load(folder, len(embeddings))
+
+  def _index_kind(self, num_labels: int, dim: int) -> str:
+    """An artifact, for timings decide: chosen once for all processes."""
+    inputs = self.inputs
+    documents = (inputs.train, inputs.dev, inputs.test)
+    return self.run.once(
+      self.run.cycle_file(self.cycle, 'index.json'),
+      lambda: choose_index(
+        self.config.shortlist.index,
+        num_labels,
+        dim,
+        sum(len(part.corpus) for part in documents) // processes.count(),
+      ),
+      write_json,
+      read_json,
+      alone=True,
+    )
+
+  def _write_index(self, folder: str, embeddings: np.ndarray) -> None:
+    """Builds the parts that are not there, each process its share."""
+    if processes.lead(lambda: is_whole(folder)):
+      return
+    parts = num_parts(*embeddings.shape, self.config.shortlist.shortlist_shards)
+    for part in range(processes.index(), parts, processes.count()):
+      write_part(folder, embeddings, parts, part)
+    processes.wait_for_all()
+    if processes.is_lead():
+      seal(folder, len(embeddings), parts)
+    processes.wait_for_all()
 
   def tag(
     self, documents: Documents, k: int, cycle: int, stage: str

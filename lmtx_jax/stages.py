@@ -9,51 +9,32 @@ from typing import Any
 import jax
 import numpy as np
 
-from lmtx_jax import devices
+from lmtx_jax import processes
+from lmtx_jax.batch_sizes import chunk_size, small_batch
 from lmtx_jax.config import Config
 from lmtx_jax.evaluation.metrics import metrics, pseudo_label_quality
+from lmtx_jax.files import read_arrays, read_json, write_arrays, write_json
 from lmtx_jax.inputs import Inputs
 from lmtx_jax.metric_writer import MetricWriter
 from lmtx_jax.model.pretrained import Pretrained, load_params, save_params
-from lmtx_jax.run_dir import (
-  RunDir,
-  read_arrays,
-  read_json,
-  staged,
-  write_arrays,
-  write_json,
-)
+from lmtx_jax.run_dir import RunDir
 from lmtx_jax.shortlist import make_shortlist
 from lmtx_jax.snapshot import Snapshot
+from lmtx_jax.teacher.joint_store import JointStore
 from lmtx_jax.teacher.pairs import Pairs, Teacher
 from lmtx_jax.teacher.teacher import pseudo_labels
-from lmtx_jax.teacher.verdict_store import VerdictStore
 from lmtx_jax.train import losses
 from lmtx_jax.train.loop import FitConfig, fit
-from lmtx_jax.train.pairs import (
-  PairSource,
-  PseudoLabelPairs,
+from lmtx_jax.train.pair_source import PairSource
+from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
+from lmtx_jax.train.self_supervised_pairs import (
   SelfSupervisedPairs,
   word_starts,
 )
-from lmtx_jax.types import YES, PseudoLabels, Ragged, Shortlist, UserError
+from lmtx_jax.types import YES, PseudoLabels, Ragged, Shortlist
 
 _TEST_DEPTH = 100  # of R@100
 _WARMUP = -1  # the cycle number of what comes before cycle 0
-
-
-def check_batch_sizes(config: Config) -> None:
-  """Raises a UserError where a batch cannot be split over the devices."""
-  num = devices.count()
-  sizes = {'batch_size': config.train.batch_size}
-  if config.warmup.warmup_epochs:
-    sizes['warmup_batch_size'] = config.warmup.warmup_batch_size
-  for name, size in sizes.items():
-    if size % num:
-      raise UserError(
-        f'--{name}={size} cannot be split over {num} devices; choose'
-        f' {max(1, size // num) * num} or {(size // num + 1) * num}'
-      )
 
 
 class Stages:
@@ -65,7 +46,7 @@ class Stages:
     inputs: Inputs,
     pretrained: Pretrained,
     run: RunDir,
-    store: VerdictStore,
+    store: JointStore,
     teacher: Teacher,
     writer: MetricWriter,
   ):
@@ -73,7 +54,8 @@ class Stages:
     self.config, self.inputs, self.pretrained = config, inputs, pretrained
     self.run, self.store, self.teacher = run, store, teacher
     self.writer = writer
-    self._train_encoder = pretrained.encoder.with_dropout(config.train.dropout)
+    encoder = pretrained.encoder.with_dropout(config.train.dropout)
+    self._train_encoder = encoder.with_best_attention()
     self._loaded = Snapshot(
       0, pretrained.params, pretrained.encoder, inputs, run, config
     )
@@ -102,6 +84,7 @@ class Stages:
       losses.warmup_loss(config),
       config.warmup_learning_rate,
       'warm-up',
+      self.config.train.grad_cache_chunk,
     )
     return self._loaded.next(params, 0)
 
@@ -111,9 +94,10 @@ class Stages:
 
     def make() -> dict[str, np.ndarray]:
       with run.timed(cycle, 'encode'):
-        embeddings = run.once_array(
+        embeddings = run.once_embeddings(
           run.cycle_file(cycle, 'doc_embeddings.npy'),
           (len(train.inputs), snapshot.encoder.dim),
+          self.config.encoder.embedding_dtype,
           lambda out: snapshot.encoder.encode(
             train.inputs, self.inputs.doc_widths, out, 'embed documents'
           ),
@@ -156,8 +140,7 @@ class Stages:
         )
       counts = self._teaching(found, tally)
       self.writer.report(cycle, 'teach', counts)
-      with staged(run.cycle_file(cycle, 'teaching.json')) as temporary:
-        write_json(temporary, counts)
+      run.note(run.cycle_file(cycle, 'teaching.json'), counts)
       return {
         'accepted_values': found.accepted.values,
         'accepted_offsets': found.accepted.offsets,
@@ -217,6 +200,7 @@ class Stages:
       losses.cycle_loss(config),
       config.learning_rate,
       f'train {cycle}',
+      chunk_size(self.config),
     )
     return self._loaded.next(params, cycle + 1)
 
@@ -229,6 +213,7 @@ class Stages:
     loss: losses.Loss,
     learning_rate: float,
     desc: str,
+    chunk: int,
   ) -> Any:
     run, config = self.run, self.config.train
     checkpoints = run.cycle_file(cycle, 'checkpoints')
@@ -239,8 +224,7 @@ class Stages:
       with run.timed(cycle, 'train'):
         pairs = make_pairs(batch_size)
         if pairs.num_pairs < batch_size:  # a smaller batch is better than none
-          num = devices.count()
-          pairs = make_pairs(max(1, pairs.num_pairs // num) * num)
+          pairs = make_pairs(small_batch(pairs.num_pairs))
         return fit(
           self._train_encoder,
           start,
@@ -252,6 +236,7 @@ class Stages:
             config.adam_eps,
             config.weight_decay,
             config.checkpoint_steps,
+            chunk,
           ),
           rng=jax.random.fold_in(key, cycle + 1),
           cycle=cycle,
@@ -261,7 +246,8 @@ class Stages:
         )
 
     params = run.once(path, make, save_params, load_params)
-    shutil.rmtree(checkpoints, ignore_errors=True)  # now of no use
+    if processes.is_lead():
+      shutil.rmtree(checkpoints, ignore_errors=True)  # now of no use
     return params
 
   def dev_score(self, cycle: int, snapshot: Snapshot) -> float:

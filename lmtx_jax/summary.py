@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from lmtx_jax.run_dir import RunDir, read_json, staged, write_json
+from lmtx_jax.files import read_json, staged, write_json
+from lmtx_jax.run_dir import RunDir
 
 
 def make_summary(

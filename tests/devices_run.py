@@ -15,7 +15,7 @@ from lmtx_jax import devices
 from lmtx_jax.config import TrainConfig
 from lmtx_jax.encode import Encoder
 from lmtx_jax.train import losses
-from lmtx_jax.train.pairs import PseudoLabelPairs
+from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
 from lmtx_jax.train.step import TrainState, p_train_step
 
 STEPS = 20
@@ -41,7 +41,7 @@ def layout() -> None:
 
 def train() -> tuple[np.ndarray, np.ndarray]:
   """The loss of each step, and all parameters at the end."""
-  encoder, task = tiny_encoder(), make_task(64)
+  encoder, task = tiny_encoder(dropout=0.1), make_task(64)
   pairs = PseudoLabelPairs(
     task.documents,
     task.labels,

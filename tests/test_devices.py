@@ -5,10 +5,12 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from lmtx_jax import devices
+from lmtx_jax.types import UserError
 
 SCRIPT = pathlib.Path(__file__).with_name('devices_run.py')
 ROOT = SCRIPT.parent.parent
@@ -71,3 +73,22 @@ def test_setup_leaves_the_users_own_memory_settings(monkeypatch, tmp_path):
     devices.setup(str(tmp_path), environ)
     found = {k: v for k, v in os.environ.items() if k.startswith('XLA')}
     assert found == expected
+
+
+def test_a_device_without_memory_is_one_line():
+  with (
+    pytest.raises(UserError, match='out of memory on cpu: lower --x') as e,
+    devices.memory_advice('lower --x'),
+  ):
+    raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: Out of\nmemory, 9G')
+  assert '\n' not in str(e.value)
+  with (
+    pytest.raises(UserError, match='out of memory: lower --x'),
+    devices.memory_advice('lower --x'),
+  ):
+    raise MemoryError
+  with (
+    pytest.raises(jax.errors.JaxRuntimeError),
+    devices.memory_advice('lower --x'),
+  ):
+    raise jax.errors.JaxRuntimeError('INTERNAL: something else')

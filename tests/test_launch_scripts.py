@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import yaml
 LAUNCH = pathlib.Path(__file__).parent.parent / 'launch'
 LAUNCH_CPU = pathlib.Path(__file__).parent / 'sglang_cpu' / 'launch_cpu.py'
 SCRIPTS = ['sglang_gpu.sh', 'sglang_fleet.sh']
+TRAINERS = ['train_gpu.sh', 'train_slurm.sh', 'train_tpu_pod.sh']
 VENV = os.environ.get('LMTX_SGLANG_VENV', '')
 # Says what it was called with; a server that stays, unless told to end.
 FAKE_PYTHON = """#!/bin/sh
@@ -62,7 +64,9 @@ def used_flags():
   return sorted(set(re.findall(r'--[a-z][a-z-]+', ' '.join(texts))))
 
 
-@pytest.mark.parametrize('script', [*SCRIPTS, '../tests/sglang_cpu/install.sh'])
+@pytest.mark.parametrize(
+  'script', [*SCRIPTS, *TRAINERS, '../tests/sglang_cpu/install.sh']
+)
 def test_bash_can_read_it(script):
   subprocess.run(['bash', '-n', LAUNCH / script], check=True)
   assert os.access(LAUNCH / script, os.X_OK)
@@ -77,6 +81,66 @@ def test_help_and_wrong_use(script):
     done = run(script, *args)
     assert done.returncode == 2
     assert done.stderr.startswith('error: the first argument must be a model')
+
+
+@pytest.mark.parametrize('script', TRAINERS)
+def test_help_of_a_trainer_and_no_arguments(script):
+  done = run(script, '--help')
+  assert done.returncode == 0 and f'launch/{script} ' in done.stdout
+  done = run(script)
+  assert done.returncode == 2
+  assert done.stderr.startswith('error: ')
+
+
+class TestTrainers:
+  def test_one_host(self, path):
+    done = run('train_gpu.sh', '--flagfile=a b', '--compute_dtype=float32')
+    assert done.stdout.endswith(
+      '-m lmtx_jax.main --compute_dtype=bfloat16 --flagfile=a b'
+      ' --compute_dtype=float32\n'
+    )
+
+  @pytest.mark.parametrize('is_done', [True, False])
+  def test_slurm_goes_on_until_the_run_is_done(self, path, tmp_path, is_done):
+    for name in ('srun', 'scontrol'):
+      (path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+      (path / name).chmod(0o755)
+    if is_done:
+      (tmp_path / 'runs').mkdir()
+      (tmp_path / 'runs' / 'summary.json').touch()
+    flag = '--run_dir=~/runs'
+    environ = {'SLURM_JOB_ID': '7', 'HOME': str(tmp_path)}
+    done = run('train_slurm.sh', '--seed=1', flag, **environ)
+    assert done.returncode == 0
+    assert f'--compute_dtype=bfloat16 --seed=1 {flag}\n' in done.stdout
+    assert ('scontrol requeue 7' in done.stdout) is not is_done
+
+  def test_slurm_keeps_what_failed(self, path, tmp_path):
+    (path / 'srun').write_text('#!/bin/sh\nexit 1\n')
+    (path / 'srun').chmod(0o755)
+    done = run('train_slurm.sh', f'--run_dir={tmp_path}', SLURM_JOB_ID='7')
+    assert done.returncode == 1 and 'queue' not in done.stdout
+    for flag in ('--dry_run', '--seed=1'):
+      done = run('train_slurm.sh', flag, SLURM_JOB_ID='7')
+      assert done.returncode == 2
+    done = run('train_slurm.sh', '--seed=1', SLURM_JOB_ID='7')
+    assert done.returncode == 2 and '--run_dir=DIR is missing' in done.stderr
+
+  def test_tpu_pod(self, path):
+    (path / 'gcloud').write_text('#!/bin/sh\nprintf "%s|" "$@"\n')
+    (path / 'gcloud').chmod(0o755)
+    flags = ('--run_dir=/mnt/x', '--prompt_template={doc} is "{label}"?')
+    done = run('train_tpu_pod.sh', 'pod', *flags, ZONE='z', PROJECT='p')
+    words = done.stdout.split('|')
+    assert words[:7] == [
+      *('compute', 'tpus', 'tpu-vm', 'ssh', 'pod', '--zone=z', '--project=p')
+    ]
+    assert words[7] == '--worker=all'
+    command = words[8].removeprefix('--command=')
+    # As the shell of the host reads it.
+    assert shlex.split(command)[-3:] == ['--compute_dtype=bfloat16', *flags]
+    for wrong in ({'ZONE': ''}, {'ZONE': 'z'}):
+      assert run('train_tpu_pod.sh', 'pod', **wrong).returncode == 2
 
 
 class TestOneServer:

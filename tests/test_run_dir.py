@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from lmtx_jax.cli import flag
-from lmtx_jax.run_dir import (
-  RunDir,
+from lmtx_jax.files import (
   read_arrays,
   read_json,
   staged,
   write_arrays,
   write_json,
 )
+from lmtx_jax.run_dir import RunDir
 from lmtx_jax.types import UserError
 
 
@@ -111,12 +111,14 @@ class TestRunDir:
       raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-      run.once_array(path, (2, 3), fail)
+      run.once_embeddings(path, (2, 3), 'float32', fail)
     assert not os.path.exists(path)
-    array = run.once_array(path, (2, 3), lambda out: out.fill(2))
+    array = run.once_embeddings(
+      path, (2, 3), 'float32', lambda out: out.fill(2)
+    )
     assert array.tolist() == [[2] * 3] * 2
     assert array.dtype == np.float32
-    again = run.once_array(path, (2, 3), fail)
+    again = run.once_embeddings(path, (2, 3), 'float32', fail)
     assert again.tolist() == array.tolist()
 
   def test_seconds_add_up(self, tmp_path):

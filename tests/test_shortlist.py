@@ -111,7 +111,7 @@ def test_tagging_in_blocks_is_as_tagging_at_once(monkeypatch, num_docs):
       return np.asarray(inputs)
 
   whole = make_shortlist(SortedIndex(labels), docs, filters, 4)
-  monkeypatch.setattr(shortlist_lib, '_TAG_BLOCK', 3)
+  monkeypatch.setattr(shortlist_lib, '_BLOCK', 3)
   found = tag_documents(
     FakeEncoder(),
     SortedIndex(labels),

@@ -8,6 +8,7 @@ import time
 import numpy as np
 from tqdm import tqdm
 
+from lmtx_jax import processes
 from lmtx_jax.teacher.pairs import Teacher
 from lmtx_jax.types import YES
 
@@ -46,7 +47,12 @@ class Progress:
   def start(self) -> None:
     """Shows the bar, if it is not shown yet."""
     if self._bar is None:
-      self._bar = tqdm(total=self._total, desc='teacher', unit='pair')
+      self._bar = tqdm(
+        total=self._total,
+        desc='teacher',
+        unit='pair',
+        disable=not processes.is_lead(),
+      )
       self._marks = [(time.monotonic(), 0, self._usage_before)]
 
   def update(self, answer: np.ndarray) -> None:

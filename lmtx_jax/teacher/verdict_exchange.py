@@ -13,7 +13,7 @@ import re
 from typing import Any, NamedTuple, TextIO
 
 from lmtx_jax.data import reading
-from lmtx_jax.run_dir import staged
+from lmtx_jax.files import staged
 from lmtx_jax.teacher.verdict_file import VerdictFile
 from lmtx_jax.types import INVALID, NO, YES, UserError
 

@@ -21,6 +21,7 @@ from lmtx_jax.teacher.questions import Questions, join
 from lmtx_jax.teacher.verdict_file import VerdictFile
 from lmtx_jax.types import INVALID, YES, Verdicts
 
+HELPER = '@'  # between the name of a stage and the number of a process
 _BLOCK = 131_072  # pairs handled at a time: bounds memory
 _DOCS_A_QUERY = 500  # SQLite takes at least 999 parameters
 _ROWS_A_FETCH = 4096
@@ -54,16 +55,17 @@ class VerdictStore:
     """Verdicts of all pairs; asks only what the store does not know.
 
     Besides the result (5 bytes a pair) memory does not grow with the pairs:
-    they are handled in blocks. A question that got no answer may be asked
-    again when it comes up in a later block.
+    they are handled in blocks, and a question that got no answer may be asked
+    again in a later one.
 
     Args:
       teacher: who is asked, once for each distinct pair of texts.
       pairs: the `num_pairs` questions.
       asked_by: a name of its own for each stage of each run, such as
-        `<run id>/cycle_00`. The tally is derived from the rows that carry it,
-        so a stage that was killed and goes on reports what it would have
-        reported undisturbed.
+        `<run id>/cycle_00`. The tally is derived from the rows that carry it
+        (or it, HELPER and a number: other processes of the stage), so a stage
+        that was killed and goes on reports what it would have reported
+        undisturbed.
       report: is told how it goes, every 30 s at most: `pairs` (answered by the
         teacher in this call), `pairs_per_s`, `yes_rate` (of those), `reused`,
         `remaining_s` if known, and if the teacher counts its usage
@@ -82,19 +84,19 @@ class VerdictStore:
     num_answered = 0
     with self._file.user_errors():
       recorder = Recorder(self._file, teacher, asked_by)
+      askers = self._askers(asked_by)
       with contextlib.closing(Progress(len(pairs), teacher, report)) as bar:
         for part in _slices(len(pairs)):
           block = pairs.take(part)
           questions = Questions(block)
           found = self._judge_block(teacher, block, questions, recorder, bar)
-          answer[part] = decided(found, teacher.yes_threshold)[
-            questions.of_pair
-          ]
+          answers = decided(found, teacher.yes_threshold)
+          answer[part] = answers[questions.of_pair]
           p_yes[part] = found.p_yes[questions.of_pair]
           asker = found.asker[questions.of_pair]
-          by_asker[part] = asker == recorder.asker
+          by_asker[part] = np.isin(asker, askers)
           num_answered += int((asker >= 0).sum())
-      usage = self._file.usage().get(recorder.asker, {})
+      usage = _joined([v for k, v in self._file.usage().items() if k in askers])
     asked = _num_questions(pairs, by_asker)
     return Verdicts(answer, p_yes), Tally(
       pairs=len(pairs),
@@ -118,6 +120,14 @@ class VerdictStore:
         self._look_up(teacher_id, questions, np.arange(len(questions)), found)
         known[part] = (found.asker >= 0)[questions.of_pair]
     return known
+
+  def _askers(self, asked_by: str) -> list[int]:
+    """Those who asked for a stage: its own name, and its helpers'."""
+    return [
+      number
+      for number, name in self._file.names('askers').items()
+      if name == asked_by or name.startswith(f'{asked_by}{HELPER}')
+    ]
 
   def _judge_block(
     self,
@@ -190,6 +200,15 @@ class _Found:
       np.full(num_questions, np.nan, np.float32),
       np.full(num_questions, -1, np.int64),
     )
+
+
+def _joined(usages: list[dict[str, float]]) -> dict[str, float]:
+  """Counters of processes that asked side by side."""
+  names = {name for usage in usages for name in usage}
+  total = {name: sum(u.get(name, 0) for u in usages) for name in sorted(names)}
+  if 'seconds' in total:
+    total['seconds'] = max(u.get('seconds', 0) for u in usages)
+  return total
 
 
 def _slices(num_pairs: int) -> Iterator[slice]:

@@ -1,0 +1,48 @@
+"""How many rows a step takes, and how many of them at a time."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+
+from lmtx_jax import devices
+from lmtx_jax.config import Config
+from lmtx_jax.encode import default_batch_tokens
+from lmtx_jax.types import UserError
+
+
+def check_batch_sizes(config: Config) -> None:
+  """Raises a UserError where a batch cannot be split over the devices."""
+  num = devices.total()
+  sizes = {'batch_size': config.train.batch_size}
+  if config.warmup.warmup_epochs:
+    sizes['warmup_batch_size'] = config.warmup.warmup_batch_size
+  for name, size in sizes.items():
+    if size % num:
+      raise UserError(
+        f'--{name}={size} cannot be split over {num} devices; choose'
+        f' {max(1, size // num) * num} or {(size // num + 1) * num}'
+      )
+
+
+def small_batch(num_pairs: int) -> int:
+  """The batch of fewer pairs than asked for; on 1 to 8 devices the same one."""
+  total = devices.total()
+  unit = math.lcm(8, total)
+  if num_pairs < unit:
+    unit = total
+  return max(1, num_pairs // unit) * unit
+
+
+def chunk_size(config: Config) -> int:
+  """Documents of a step in a cycle that have activations kept; 0: all.
+
+  On a CPU few, so that they stay in its caches. Not so in the warm-up, where
+  both sides are long, of which one is embedded twice.
+  """
+  if config.train.grad_cache_chunk or jax.default_backend() != 'cpu':
+    return config.train.grad_cache_chunk
+  encoder = config.encoder
+  longest = encoder.max_train_doc_tokens or encoder.max_doc_tokens
+  return max(1, default_batch_tokens() // longest)
