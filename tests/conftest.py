@@ -1,6 +1,7 @@
 """One small run that many tests look at."""
 
 import pathlib
+import signal
 
 import pytest
 from run_fixtures import (
@@ -11,6 +12,10 @@ from run_fixtures import (
   succeed,
   write_corpus,
 )
+
+# A shell's background jobs are deaf to Ctrl-C, which tests send, and their
+# children with them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope='session')
