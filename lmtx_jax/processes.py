@@ -225,7 +225,7 @@ def broadcast(array: np.ndarray) -> np.ndarray:
 
 def leave() -> None:
   """Ends when all others end as well; call it where all has been done."""
-  if count() > 1:
+  if distributed.global_state.client is not None:  # also of one in a cluster
     wait_for_all()
     _is_leaving.set()
     _watcher.join()  # the service that it asks is about to end

@@ -24,8 +24,8 @@ def make_shortlist(
   """The k best labels of each document that are not filtered for it.
 
   Of several processes each looks up its share, and gets the whole. As many more
-  are looked up as the block's documents have filters, so that
-  removing them still leaves k.
+  are looked up as the block's documents have filters, so that removing them
+  still leaves k.
 
   Args:
     index: of the label embeddings.
