@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 import dataclasses
 import errno
+import functools
 import logging as std_logging
 import os
 import shlex
@@ -91,7 +92,20 @@ def parse(
     UserError: an unknown flag, a bad value, a word that is no flag, or a
       flagfile that cannot be read.
   """
+  values, words = parse_words(argv, config_classes)
+  if words:
+    raise UserError(
+      f'{words[0]!r} is not a flag; all settings are --name=value'
+    )
+  return values
+
+
+def parse_words(
+  argv: Sequence[str], config_classes: Sequence[type]
+) -> tuple[flags.FlagValues, list[str]]:
+  """As `parse`, for a command that also takes words before and after flags."""
   values = flags.FlagValues()
+  values.set_gnu_getopt()  # a word does not end the flags
   for config_class in config_classes:
     define(config_class, values)
   flags.DEFINE_boolean('help', False, 'Shows this help.', flag_values=values)
@@ -102,11 +116,7 @@ def parse(
     raise UserError(reason) from e
   except UnicodeDecodeError as e:
     raise UserError(f'the --flagfile is not UTF-8 text: {e}') from e
-  if len(words) > 1:
-    raise UserError(
-      f'{words[1]!r} is not a flag; all settings are --name=value'
-    )
-  return values
+  return values, words[1:]
 
 
 def help_text(usage: str, config_classes: Sequence[type]) -> str:
@@ -134,27 +144,33 @@ def help_text(usage: str, config_classes: Sequence[type]) -> str:
 
 
 def run(
-  command: Callable[[flags.FlagValues], None],
+  command: Callable[..., None],
   config_classes: Sequence[type],
   usage: str,
   argv: Sequence[str] | None = None,
   on_failure: Callable[[str, int], None] = lambda message, code: None,
   exit_terminated: int = EXIT_TERMINATED,
+  takes_words: bool = False,
 ) -> None:
   """Runs a command; exits 1 if it failed, 2 on bad flags, 130 on Ctrl-C.
 
   Args:
-    command: what to run.
+    command: what to run; it is handed the flags.
     config_classes: whose flags it has.
     usage: its docstring.
     argv: the command line, if not this process's.
     on_failure: is told message and exit code of what ends the command early.
     exit_terminated: exit code on SIGTERM.
+    takes_words: the command is also handed the words that are no flags.
   """
   argv = list(sys.argv if argv is None else argv)
   _log_to_stderr()
   try:
-    values = parse(argv, config_classes)
+    if takes_words:
+      values, words = parse_words(argv, config_classes)
+      command = functools.partial(command, words=words)
+    else:
+      values = parse(argv, config_classes)
   except UserError as e:
     _fail(str(e), EXIT_USAGE)
   if values['help'].value:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 
+from lmtx_jax.baseline_config import IcxmlConfig, MethodConfig
 from lmtx_jax.cli import flag
 from lmtx_jax.llm_config import LlmConfig
 from lmtx_jax.types import UserError
@@ -75,7 +76,8 @@ class EncoderConfig:
   encoder: str = flag(
     'sentence-transformers/msmarco-distilbert-base-v4',
     'Folder or hub name of a sentence-transformers or transformers model with '
-    'model.safetensors, or "scratch": a small DistilBERT without pretraining.',
+    'model.safetensors, a text file of word vectors (GloVe), or "scratch": a '
+    'small DistilBERT without pretraining.',
   )
   max_doc_tokens: int = flag(
     430, 'Tokens of a document that are embedded.', low=3
@@ -102,6 +104,23 @@ class EncoderConfig:
     'elsewhere.',
     low=0,
     operational=True,
+  )
+  pooling: str = flag(
+    'folder',
+    "An embedding is the mean of a text's hidden states, the first of them "
+    '(cls), or what the folder says, which is the mean if it says nothing.',
+    choices=('folder', 'mean', 'cls'),
+  )
+  similarity: str = flag(
+    'cosine',
+    'Of two embeddings; dot leaves their lengths as they are (MACLR).',
+    choices=('cosine', 'dot'),
+  )
+  projection_dim: int = flag(
+    0,
+    'Adds a dense layer with tanh to the encoder, of this width (MACLR: 512); '
+    '0: none.',
+    low=0,
   )
   scratch_layers: int = flag(2, 'Layers of --encoder=scratch.', low=1)
   scratch_dim: int = flag(256, 'Width of --encoder=scratch.', low=8)
@@ -172,19 +191,52 @@ class TrainConfig:
   lr_warmup_steps: int = flag(
     100, 'Steps of linear warm-up, before linear decay to 0.', low=0
   )
+  final_learning_rate: float = flag(
+    0.0, 'Learning rate that the decay ends with.', low=0.0
+  )
+  lr_schedule: str = flag(
+    'step',
+    'Whether the learning rate falls with each step or with each epoch (RTS).',
+    choices=('step', 'epoch'),
+  )
+  max_steps: int = flag(
+    0, 'Steps of a training at most; 0: as many as --epochs has.', low=0
+  )
+  clip_norm: float = flag(
+    0.0, 'Longest gradient, longer ones are scaled; 0: any.', low=0.0
+  )
   adam_eps: float = flag(1e-6, 'Epsilon of AdamW.', low=0.0)
   weight_decay: float = flag(0.0, 'Weight decay of AdamW.', low=0.0)
   loss: str = flag(
     'triplet_softmax',
-    "The authors' softmax-weighted triplet loss, or the paper's equation 1.",
-    choices=('triplet_softmax', 'triplet'),
+    "The authors' softmax-weighted triplet loss, the paper's equation 1, or "
+    "DEXML's decoupled softmax.",
+    choices=('triplet_softmax', 'triplet', 'decoupled_softmax'),
   )
   margin: float = flag(0.3, 'Margin of the triplet loss.', low=0.0)
   loss_temperature: float = flag(
-    0.1, 'Temperature of the softmax over negatives.', low=1e-6
+    0.1,
+    'Temperature of the softmax over negatives (triplet_softmax, '
+    'decoupled_softmax).',
+    low=1e-6,
   )
   num_negatives: int = flag(
     10, 'Hardest in-batch labels that enter the softmax loss.', low=1
+  )
+  hard_negatives: int = flag(
+    0,
+    'Labels that the teacher refused a document, which enter a batch as '
+    'further negatives (the paper found that they hurt).',
+    low=0,
+  )
+  batching: str = flag(
+    'length',
+    'Documents of like length in a batch, which saves padding, or of like '
+    'meaning, which makes harder negatives (NGAME).',
+    choices=('length', 'clusters'),
+  )
+  batch_cluster_size: int = flag(
+    16, 'Documents of a cluster of --batching=clusters, about.', low=2
   )
   dropout: float = flag(
     -1.0,
@@ -246,9 +298,17 @@ class RunConfig:
   run_dir: str = flag(
     '', 'Folder of the run; default runs/NAME of the dataset.', operational=True
   )
-  method: str = flag('lmtx', 'What trains the encoder.', choices=('lmtx',))
+  method: str = flag(
+    'lmtx',
+    'What trains the encoder: LMTX, a self-supervised baseline of the paper, '
+    'or nothing (icxml asks the LLM about each test document).',
+    choices=('lmtx', 'rts', 'maclr', 'ict', 'simcse', 'icxml'),
+  )
   num_cycles: int = flag(
-    3, 'Cycles at most; 0 evaluates and exports the start.', low=0
+    3,
+    'Cycles of LMTX at most; 0 evaluates and exports the start, whatever the '
+    'method.',
+    low=0,
   )
   seed: int = flag(0, 'Seed of every draw.', low=0, high=2**32 - 1)
   dry_run: bool = flag(
@@ -302,7 +362,27 @@ class Config:
   llm: LlmConfig
   train: TrainConfig
   warmup: WarmupConfig
+  method: MethodConfig
+  icxml: IcxmlConfig
   processes: ProcessConfig
+
+  def __post_init__(self):
+    """Checks what no stage can check alone."""
+    if self.run.dry_run and (self.run.method != 'lmtx' or not self.has_teacher):
+      raise UserError(
+        f'--dry_run tells what the teacher is asked, and nobody is by --method='
+        f'{self.run.method} --num_cycles={self.run.num_cycles}'
+      )
+    if self.run.method == 'icxml' and self.teacher.teacher != 'sglang':
+      raise UserError(
+        '--method=icxml asks an LLM: --teacher=sglang, not'
+        f' --teacher={self.teacher.teacher}'
+      )
+
+  @property
+  def has_teacher(self) -> bool:
+    """Whether the method asks one."""
+    return self.run.method in ('lmtx', 'icxml') and self.run.num_cycles > 0
 
   @property
   def parts(self) -> tuple:
@@ -323,5 +403,7 @@ TRAINING = (
   LlmConfig,
   TrainConfig,
   WarmupConfig,
+  MethodConfig,
+  IcxmlConfig,
   ProcessConfig,
 )  # in the order of Config's fields

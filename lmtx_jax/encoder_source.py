@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import dataclasses
 import os
 
+import jax
 import numpy as np
 
 from lmtx_jax import processes
@@ -14,10 +15,13 @@ from lmtx_jax.data.corpus import Corpus, Texts
 from lmtx_jax.files import staged
 from lmtx_jax.model import pretrained
 from lmtx_jax.model.pretrained import Pretrained
+from lmtx_jax.model.word_vector_file import load_word_vectors
+from lmtx_jax.model.word_vectors import WordVectors
 from lmtx_jax.run_dir import RunDir
 from lmtx_jax.types import UserError
 
 _VOCAB_TEXTS = 50_000  # documents and labels that a vocabulary is made from
+_PROJECTION = 2**32 - 2  # of the run's seed; cycles are counted from 0
 
 
 def load_encoder(
@@ -26,24 +30,51 @@ def load_encoder(
   """Loads --encoder, or makes the small one of --encoder=scratch.
 
   What is made from scratch is kept in RUN/scratch, so that a resumed run goes
-  on with the same vocabulary.
+  on with the same vocabulary and the same dense layer.
 
   Args:
     config: of the run.
     documents: training documents.
     labels: the label set.
-    run: where a new encoder is kept.
+    run: where new parameters are kept.
 
   Raises:
-    UserError: texts are to be longer than the encoder reads.
+    UserError: texts are to be longer than the encoder reads, or flags that do
+      not go with it.
   """
   settings = config.encoder
-  if settings.encoder != 'scratch':
-    loaded = pretrained.load(settings.encoder, settings.compute_dtype)
-    _check_lengths(settings, loaded.encoder.config.max_positions)
-    # LMTX scores by cosine, whatever the model was made for.
-    cosine = dataclasses.replace(loaded.encoder, normalize=True)
-    return dataclasses.replace(loaded, encoder=cosine)
+  if settings.encoder == 'scratch':
+    return _scratch(config, documents, labels, run)
+  if os.path.isfile(settings.encoder):
+    loaded = load_word_vectors(settings.encoder, settings.compute_dtype)
+  else:
+    loaded = pretrained.load(
+      settings.encoder, settings.compute_dtype, _pooling(settings)
+    )
+  if isinstance(loaded.encoder, WordVectors) and settings.similarity == 'dot':
+    raise UserError(
+      f'--similarity=dot does not go with --encoder={settings.encoder}: unknown'
+      ' words would make means of word vectors shorter; take cosine'
+    )
+  _check_lengths(settings, loaded.encoder.config.max_positions)
+  loaded = _comparable(loaded, settings)
+  if not settings.projection_dim:
+    return loaded
+  new = _projected(loaded, config)
+  dense = run.once(
+    run.file('scratch', 'dense.safetensors'),
+    lambda: new.params['dense'],
+    pretrained.save_params,
+    pretrained.load_params,
+  )
+  return dataclasses.replace(new, params=new.params | {'dense': dense})
+
+
+def _scratch(
+  config: Config, documents: Corpus, labels: Corpus, run: RunDir
+) -> Pretrained:
+  """The encoder of --encoder=scratch, made or read."""
+  settings = config.encoder
   folder = run.file('scratch')
   longest = max(settings.max_doc_tokens, settings.max_train_doc_tokens)
   if processes.is_lead() and not os.path.isdir(folder):
@@ -57,10 +88,36 @@ def load_encoder(
       seed=config.run.seed,
       compute_dtype=settings.compute_dtype,
     )
+    made = _comparable(made, settings)
+    if settings.projection_dim:
+      made = _projected(made, config)
     with staged(folder) as temporary:
       pretrained.save(temporary, made, made.params, max_seq_length=longest)
   processes.wait_for_all()
-  return pretrained.load(folder, settings.compute_dtype)
+  return pretrained.load(folder, settings.compute_dtype, _pooling(settings))
+
+
+def _comparable(loaded: Pretrained, settings: EncoderConfig) -> Pretrained:
+  """Scored as --similarity says, whatever the model was made for."""
+  encoder = dataclasses.replace(
+    loaded.encoder, normalize=settings.similarity == 'cosine'
+  )
+  return dataclasses.replace(loaded, encoder=encoder)
+
+
+def _projected(loaded: Pretrained, config: Config) -> Pretrained:
+  """With the new dense layer of --projection_dim."""
+  encoder = loaded.encoder.with_dense(config.encoder.projection_dim, 'tanh')
+  key = jax.random.fold_in(jax.random.key(config.run.seed), _PROJECTION)
+  dense = jax.tree.map(np.asarray, encoder.init_dense(key))
+  return dataclasses.replace(
+    loaded, encoder=encoder, params=loaded.params | {'dense': dense}
+  )
+
+
+def _pooling(settings: EncoderConfig) -> str:
+  """What `pretrained.load` calls --pooling."""
+  return '' if settings.pooling == 'folder' else settings.pooling
 
 
 def _check_lengths(settings: EncoderConfig, positions: int) -> None:

@@ -18,6 +18,8 @@ import jax
 
 from lmtx_jax import __version__, bundle, cli, devices, processes
 from lmtx_jax import inputs as inputs_lib
+from lmtx_jax.baselines.icxml_run import icxml
+from lmtx_jax.baselines.self_supervised import self_supervised
 from lmtx_jax.batch_sizes import check_batch_sizes
 from lmtx_jax.config import TRAINING, Config
 from lmtx_jax.data.builders import load_dataset
@@ -28,8 +30,15 @@ from lmtx_jax.metric_writer import MetricWriter
 from lmtx_jax.run_dir import RunDir, all_flags, binding_flags
 from lmtx_jax.snapshot import Snapshot
 from lmtx_jax.stages import Stages
-from lmtx_jax.summary import best_cycle, make_summary, table, write_summary
+from lmtx_jax.summary import (
+  Outcome,
+  best_cycle,
+  make_summary,
+  table,
+  write_summary,
+)
 from lmtx_jax.teacher.joint_store import JointStore
+from lmtx_jax.teacher.llm.generate import Generator
 from lmtx_jax.teacher.pairs import Teacher
 from lmtx_jax.teacher.teacher import (
   check_teacher,
@@ -43,10 +52,11 @@ from lmtx_jax.types import UserError
 def main(values: flags.FlagValues) -> None:
   """Trains, and prints the table of the cycles."""
   config = Config(*(cli.build(part, values) for part in TRAINING))
-  check_teacher(config.teacher, config.llm)
-  devices.setup(
-    config.source.data_cache, jax_environ(config.teacher, config.llm)
-  )
+  environ = {}
+  if config.has_teacher:
+    check_teacher(config.teacher, config.llm)
+    environ = jax_environ(config.teacher, config.llm)
+  devices.setup(config.source.data_cache, environ)
   join_processes(config)
   dataset = processes.lead_first(lambda: load_dataset(config.source))
   check_processes(config, dataset)
@@ -56,9 +66,7 @@ def main(values: flags.FlagValues) -> None:
   path = config.teacher.verdict_store or run.file('verdicts.sqlite')
   with (
     contextlib.closing(JointStore(path, run.path)) as store,
-    llm_teacher(
-      config.teacher, config.llm, run.file('teacher_server.log')
-    ) as llm,
+    _llm(config, run.file('teacher_server.log')) as llm,
   ):
     if llm and not run.has(run.file('summary.json')):
       llm.prepare()  # a wrong address is told now, not after hours
@@ -66,13 +74,24 @@ def main(values: flags.FlagValues) -> None:
     if config.run.dry_run:
       print(dry_run(stages))
       return
-    summary = train(stages)
+    summary = train(stages, llm)
   writer.close()
   if processes.is_lead():
     print(table(summary))
     print(f'best cycle: {summary["best_cycle"]}; {summary["stopped_because"]}')
     print(f'bundle: {run.file("export")}')
   processes.leave()
+
+
+def _llm(config: Config, log: str) -> contextlib.AbstractContextManager:
+  """Whoever asks the LLM, if the method does; `log` is its server's."""
+  if not config.has_teacher:
+    return contextlib.nullcontext()
+  if config.run.method == 'icxml':
+    return contextlib.closing(
+      Generator(config.llm, config.icxml.icxml_answer_tokens, log)
+    )
+  return llm_teacher(config.teacher, config.llm, log)
 
 
 def join_processes(config: Config) -> None:
@@ -114,7 +133,7 @@ def open_stages(
   run: RunDir,
   store: JointStore,
   writer: MetricWriter,
-  llm: Teacher | None,
+  llm: Teacher | Generator | None,
 ) -> Stages:
   """Everything that the cycles work with; a wrong flag fails here."""
   check_batch_sizes(config)
@@ -122,18 +141,40 @@ def open_stages(
   pretrained = load_encoder(config, drawn[0], dataset.labels, run)
   inputs = inputs_lib.load_inputs(dataset, drawn, pretrained.tokenizer, config)
   documents = (inputs.train.texts, inputs.dev.texts)
-  teacher = llm or make_teacher(config.teacher, documents, inputs.label_texts)
+  teacher = llm
+  if config.has_teacher and not llm:
+    teacher = make_teacher(config.teacher, documents, inputs.label_texts)
   run.bind('encoder', pretrained.digest)
   return Stages(config, inputs, pretrained, run, store, teacher, writer)
 
 
-def train(stages: Stages) -> dict:
-  """Algorithm 1 of the paper.
+def train(stages: Stages, llm: Teacher | Generator | None) -> dict:
+  """Trains by --method, exports and sums up.
+
+  Args:
+    stages: of the run.
+    llm: whoever asks it; None without one.
 
   Returns:
     What summary.json holds.
   """
-  config, run = stages.config, stages.run
+  method, run = stages.config.run.method, stages.run
+  if method == 'lmtx' or not stages.config.run.num_cycles:
+    outcome = lmtx(stages)
+  elif method == 'icxml':
+    outcome = icxml(stages, llm)
+  else:
+    outcome = self_supervised(stages)
+  summary = processes.lead(lambda: make_summary(run, method, outcome))
+  export(stages, outcome.best, summary)
+  if processes.is_lead():
+    write_summary(run, summary)
+  return summary
+
+
+def lmtx(stages: Stages) -> Outcome:
+  """Algorithm 1 of the paper."""
+  config = stages.config
   start = snapshot = stages.warm_up()
   initial = stages.test_scores(-1, start)
   best, dev_scores, test_scores = start, [], []
@@ -160,13 +201,14 @@ def train(stages: Stages) -> dict:
       ' to learn from; look at --teacher and its flags (a lower'
       ' --lexical_threshold or --yes_threshold, say), --label_text and --prompt'
     )
-  summary = processes.lead(
-    lambda: make_summary(run, dev_scores, test_scores, initial, stopped_because)
+  return Outcome(
+    best,
+    best_cycle(dev_scores),
+    initial,
+    stopped_because,
+    dev_scores,
+    test_scores,
   )
-  export(stages, best, summary)
-  if processes.is_lead():
-    write_summary(run, summary)
-  return summary
 
 
 def export(stages: Stages, best: Snapshot, summary: dict) -> None:

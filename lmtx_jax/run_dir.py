@@ -87,7 +87,7 @@ class RunDir:
     """
     self.run_id = processes.lead(lambda: self._guard(configs, data, data_name))
     path = self.file('flags.txt')
-    if not os.path.exists(path) or self.run_id != _read_flags(path)[0]['run']:
+    if not os.path.exists(path) or self.run_id != read_flags(path)[0]['run']:
       raise UserError(
         f'--run_dir={self.path} is another folder for process'
         f' {processes.index()} than for process 0; put it on a file system'
@@ -101,7 +101,7 @@ class RunDir:
     binding = binding_flags(configs)
     lines = [f'--{k}={v}' for k, v in all_flags(configs).items()]
     if os.path.exists(path):
-      known, _ = _read_flags(path)
+      known, _ = read_flags(path)
       if not known.keys() >= _HEADER:
         raise UserError(
           f'{path} was not written by a run; choose another --run_dir'
@@ -118,7 +118,7 @@ class RunDir:
         f.write(f'# lmtx_jax {__version__}\n')
         f.writelines(f'# {key} {value}\n' for key, value in header.items())
         f.writelines(line + '\n' for line in lines)
-    known, old = _read_flags(path)
+    known, old = read_flags(path)
     if known['data'] != data:
       raise UserError(
         f'{self.path} is a run on other data ({known["name"]}), not on'
@@ -256,7 +256,7 @@ def binding_flags(configs: Sequence[Any]) -> dict[str, str]:
   return {k: v for k, v in all_flags(configs).items() if k in binding}
 
 
-def _read_flags(path: str) -> tuple[dict[str, str], dict[str, str]]:
+def read_flags(path: str) -> tuple[dict[str, str], dict[str, str]]:
   """Header and flags of a flags.txt."""
   header, values = {}, {}
   with open(path, encoding='utf-8') as f:

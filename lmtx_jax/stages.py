@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-import shutil
+import os
 from typing import Any
 
-import jax
 import numpy as np
 
-from lmtx_jax import processes
-from lmtx_jax.batch_sizes import chunk_size, small_batch
+from lmtx_jax.batch_sizes import chunk_size
 from lmtx_jax.config import Config
-from lmtx_jax.evaluation.metrics import metrics, pseudo_label_quality
+from lmtx_jax.embeddings import open_embeddings
+from lmtx_jax.evaluation.metrics import (
+  metrics,
+  per_document,
+  pseudo_label_quality,
+)
 from lmtx_jax.files import read_arrays, read_json, write_arrays, write_json
 from lmtx_jax.inputs import Inputs
 from lmtx_jax.metric_writer import MetricWriter
-from lmtx_jax.model.pretrained import Pretrained, load_params, save_params
+from lmtx_jax.model.pretrained import Pretrained
 from lmtx_jax.run_dir import RunDir
 from lmtx_jax.shortlist import make_shortlist
 from lmtx_jax.snapshot import Snapshot
@@ -24,15 +26,17 @@ from lmtx_jax.teacher.joint_store import JointStore
 from lmtx_jax.teacher.pairs import Pairs, Teacher
 from lmtx_jax.teacher.teacher import pseudo_labels
 from lmtx_jax.train import losses
-from lmtx_jax.train.loop import FitConfig, fit
-from lmtx_jax.train.pair_source import PairSource
+from lmtx_jax.train.clusters import cluster
 from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
+from lmtx_jax.train.schedule import FitConfig
 from lmtx_jax.train.self_supervised_pairs import (
   SelfSupervisedPairs,
   word_starts,
 )
+from lmtx_jax.training import Trainer, Training, fit_config
 from lmtx_jax.types import YES, PseudoLabels, Ragged, Shortlist
 
+DOCUMENT_SCORES = 'test_documents.npz'  # beside the scores of all
 _TEST_DEPTH = 100  # of R@100
 _WARMUP = -1  # the cycle number of what comes before cycle 0
 
@@ -47,15 +51,14 @@ class Stages:
     pretrained: Pretrained,
     run: RunDir,
     store: JointStore,
-    teacher: Teacher,
+    teacher: Teacher | None,
     writer: MetricWriter,
   ):
-    """Takes what the stages share."""
+    """Takes what the stages share; no teacher where none is asked."""
     self.config, self.inputs, self.pretrained = config, inputs, pretrained
     self.run, self.store, self.teacher = run, store, teacher
     self.writer = writer
-    encoder = pretrained.encoder.with_dropout(config.train.dropout)
-    self._train_encoder = encoder.with_best_attention()
+    self.trainer = Trainer(config, pretrained.encoder, run, writer)
     self._loaded = Snapshot(
       0, pretrained.params, pretrained.encoder, inputs, run, config
     )
@@ -65,28 +68,33 @@ class Stages:
     config = self.config.warmup
     if not config.warmup_epochs:
       return self._loaded
-    pairs = lambda batch_size: SelfSupervisedPairs(  # noqa: E731
-      self.inputs.train.tokens,
-      self.inputs.labels,
-      word_starts(self.pretrained.tokenizer),
-      max_tokens=self.config.encoder.max_doc_tokens,
-      min_words=config.warmup_min_words,
-      max_words=config.warmup_max_words,
-      batch_size=batch_size,
-      epochs=config.warmup_epochs,
-      seed=(self.config.run.seed, 2),
-    )
-    params = self._fit(
-      _WARMUP,
-      self.pretrained.params,
-      pairs,
+    train = self.config.train
+    training = Training(
+      'warm-up',
+      lambda batch_size: SelfSupervisedPairs(
+        self.inputs.train.tokens,
+        self.inputs.labels,
+        word_starts(self.pretrained.tokenizer),
+        max_tokens=self.config.encoder.max_doc_tokens,
+        min_words=config.warmup_min_words,
+        max_words=config.warmup_max_words,
+        batch_size=batch_size,
+        epochs=config.warmup_epochs,
+        seed=(self.config.run.seed, 2),
+      ),
       config.warmup_batch_size,
       losses.warmup_loss(config),
-      config.warmup_learning_rate,
-      'warm-up',
-      self.config.train.grad_cache_chunk,
+      FitConfig(
+        config.warmup_learning_rate,
+        train.lr_warmup_steps,
+        train.adam_eps,
+        train.weight_decay,
+        train.checkpoint_steps,
+        train.grad_cache_chunk,
+      ),
     )
-    return self._loaded.next(params, 0)
+    start = self._loaded.params
+    return self._loaded.next(self.trainer.fit(_WARMUP, start, training), 0)
 
   def shortlist(self, snapshot: Snapshot) -> Shortlist:
     """Top-k labels of each training document, by inner product."""
@@ -183,72 +191,40 @@ class Stages:
   def fit(self, cycle: int, start: Any, found: PseudoLabels) -> Snapshot:
     """Trains on the pseudo labels; the result enters the next cycle."""
     config = self.config.train
-    pairs = lambda batch_size: PseudoLabelPairs(  # noqa: E731
-      self.inputs.train_inputs,
-      self.inputs.labels,
-      found.accepted,
-      self.inputs.label_key,
-      batch_size=batch_size,
-      epochs=config.epochs,
-      seed=(self.config.run.seed, 3, cycle),
-    )
-    params = self._fit(
-      cycle,
-      start,
-      pairs,
+    clusters = self._clusters(cycle) if config.batching == 'clusters' else None
+    training = Training(
+      f'train {cycle}',
+      lambda batch_size: PseudoLabelPairs(
+        self.inputs.train_inputs,
+        self.inputs.labels,
+        found.accepted,
+        self.inputs.label_key,
+        batch_size=batch_size,
+        epochs=config.epochs,
+        seed=(self.config.run.seed, 3, cycle),
+        rejected=found.rejected if config.hard_negatives else None,
+        num_hard=config.hard_negatives,
+        clusters=clusters,
+      ),
       config.batch_size,
       losses.cycle_loss(config),
-      config.learning_rate,
-      f'train {cycle}',
-      chunk_size(self.config),
+      fit_config(config, chunk_size(self.config)),
     )
+    params = self.trainer.fit(cycle, start, training)
     return self._loaded.next(params, cycle + 1)
 
-  def _fit(
-    self,
-    cycle: int,
-    start: Any,
-    make_pairs: Callable[[int], PairSource],
-    batch_size: int,
-    loss: losses.Loss,
-    learning_rate: float,
-    desc: str,
-    chunk: int,
-  ) -> Any:
-    run, config = self.run, self.config.train
-    checkpoints = run.cycle_file(cycle, 'checkpoints')
-    path = run.cycle_file(cycle, 'params', 'params.safetensors')
+  def _clusters(self, cycle: int) -> np.ndarray:
+    """`[num_docs]` int32, equal for documents whose embeddings are near."""
+    run = self.run
 
-    def make() -> Any:
-      key = jax.random.key(self.config.run.seed)
-      with run.timed(cycle, 'train'):
-        pairs = make_pairs(batch_size)
-        if pairs.num_pairs < batch_size:  # a smaller batch is better than none
-          pairs = make_pairs(small_batch(pairs.num_pairs))
-        return fit(
-          self._train_encoder,
-          start,
-          pairs,
-          loss,
-          FitConfig(
-            learning_rate,
-            config.lr_warmup_steps,
-            config.adam_eps,
-            config.weight_decay,
-            config.checkpoint_steps,
-            chunk,
-          ),
-          rng=jax.random.fold_in(key, cycle + 1),
-          cycle=cycle,
-          checkpoints_dir=checkpoints,
-          writer=self.writer,
-          desc=desc,
-        )
+    def make() -> dict[str, np.ndarray]:
+      embeddings = open_embeddings(run.cycle_file(cycle, 'doc_embeddings.npy'))
+      num = max(1, len(embeddings) // self.config.train.batch_cluster_size)
+      with run.timed(cycle, 'cluster'):
+        return {'clusters': cluster(embeddings, num, self.config.run.seed)}
 
-    params = run.once(path, make, save_params, load_params)
-    if processes.is_lead():
-      shutil.rmtree(checkpoints, ignore_errors=True)  # now of no use
-    return params
+    path = run.cycle_file(cycle, 'clusters.npz')
+    return run.once(path, make, write_arrays, read_arrays)['clusters']
 
   def dev_score(self, cycle: int, snapshot: Snapshot) -> float:
     """Percent of dev documents whose top label the teacher accepts."""
@@ -285,18 +261,42 @@ class Stages:
     self, cycle: int, snapshot: Snapshot
   ) -> dict[str, float | None]:
     """P@k and its like on the test documents, in percent."""
-    run, test = self.run, self.inputs.test
+    run = self.run
+    path = run.cycle_file(cycle, 'test_scores.json')
+    if run.has(path):
+      return read_json(path)
+    labels = snapshot.tag(self.inputs.test, _TEST_DEPTH, cycle, 'test').labels
+    return self.score(labels, cycle, path)
+
+  def score(
+    self, labels: np.ndarray, cycle: int, path: str
+  ) -> dict[str, float | None]:
+    """Scores labels of the test documents, and of each document beside it.
+
+    Args:
+      labels: `[num_docs, k]` int32, best first, -1 where there are no more.
+      cycle: for the metrics.
+      path: of the scores.
+    """
+    inputs, run = self.inputs, self.run
+    truth, num_labels = inputs.test.corpus.targets, len(inputs.labels)
 
     def make() -> dict[str, float | None]:
       scores = metrics(
-        snapshot.tag(test, _TEST_DEPTH, cycle, 'test').labels,
-        test.corpus.targets,
-        num_labels=len(self.inputs.labels),
-        train_targets=self.inputs.dataset.train.targets,
-        propensity=self.inputs.dataset.propensity,
+        labels,
+        truth,
+        num_labels=num_labels,
+        train_targets=inputs.dataset.train.targets,
+        propensity=inputs.dataset.propensity,
       )
       self.writer.report(cycle, 'test', scores)
       return scores
 
-    path = run.cycle_file(cycle, 'test_scores.json')
+    run.once(
+      os.path.join(os.path.dirname(path), DOCUMENT_SCORES),
+      lambda: per_document(labels, truth, num_labels),
+      write_arrays,
+      read_arrays,
+      alone=True,
+    )
     return run.once(path, make, write_json, read_json)

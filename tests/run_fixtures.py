@@ -14,6 +14,7 @@ import subprocess
 import sys
 
 from lmtx_jax import cli
+from lmtx_jax.compare import CompareConfig
 from lmtx_jax.config import TRAINING, SourceConfig
 from lmtx_jax.evaluate import EvaluateConfig
 from lmtx_jax.predict import PredictConfig
@@ -39,6 +40,7 @@ _FLAGS = {
   'main': TRAINING,
   'predict': (PredictConfig,),
   'evaluate': (EvaluateConfig, SourceConfig),
+  'compare': (CompareConfig,),
 }
 
 
@@ -68,7 +70,11 @@ def call(name: str, *argv: str) -> Result:
   with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
     try:
       cli.run(
-        module.main, _FLAGS[name], module.__doc__, [name, *map(str, argv)]
+        module.main,
+        _FLAGS[name],
+        module.__doc__,
+        [name, *map(str, argv)],
+        takes_words=name == 'compare',
       )
     except SystemExit as e:
       code = e.code

@@ -10,6 +10,12 @@ from lmtx_jax.data.builders import slug_of
 
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.flags'))
+# After the flagfile of any dataset.
+CHANGES = sorted(
+  str(path.relative_to(ROOT / 'configs').with_suffix(''))
+  for folder in ('baselines', 'ablations')
+  for path in (ROOT / 'configs' / folder).glob('*.flags')
+)
 PAPER = {  # cycles, training documents, title read, label tokens, prompt
   'eurlex4k': (6, 0, False, 15, 'tag'),
   'wiki10_31k': (6, 0, False, 15, 'tag'),
@@ -45,6 +51,16 @@ def test_later_flags_win(monkeypatch, name):
   config = read(monkeypatch, name, '--dataset=', '--data_dir=x', '--seed=7')
   assert (config.source.dataset, config.source.data_dir) == ('', 'x')
   assert config.run.seed == 7
+
+
+@pytest.mark.parametrize('name', CHANGES)
+def test_changes_come_after_the_flags_of_a_dataset(monkeypatch, name):
+  plain = read(monkeypatch, 'wiki500k')
+  config = read(monkeypatch, 'wiki500k', f'--flagfile=configs/{name}.flags')
+  assert config.source == plain.source
+  # The flagfile of the dataset holds what these do already.
+  same = ('vicuna', 'train_docs_30000', 'shortlist_10')
+  assert (config == plain) == (name.partition('/')[2] in same)
 
 
 @pytest.mark.parametrize('name', PAPER)

@@ -15,7 +15,7 @@ LAYERS = [
   ['types', 'interrupts'],
   ['cli', 'rendezvous'],
   ['processes'],
-  ['llm_config'],
+  ['llm_config', 'baseline_config'],
   ['config', 'embeddings', 'files'],
   ['run_dir', 'metric_writer', 'devices'],
   ['data'],
@@ -29,10 +29,12 @@ LAYERS = [
   ['train'],
   ['evaluation'],
   ['inputs', 'batch_sizes'],
-  ['snapshot'],
-  ['bundle', 'encoder_source', 'stages', 'summary'],
-  ['dry_run'],
-  ['predict', 'evaluate', 'prepare', 'main'],
+  ['snapshot', 'training'],
+  ['bundle', 'encoder_source', 'stages'],
+  ['summary'],
+  ['baselines', 'dry_run'],
+  ['comparison'],
+  ['predict', 'evaluate', 'prepare', 'compare', 'main'],
 ]
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 
@@ -149,7 +151,7 @@ def test_commands_start_without_torch_and_tensorflow(before, absent):
   code = before + (
     'import sys\n'
     'import lmtx_jax.main, lmtx_jax.prepare\n'
-    'import lmtx_jax.predict, lmtx_jax.evaluate\n'
+    'import lmtx_jax.predict, lmtx_jax.evaluate, lmtx_jax.compare\n'
     f'print([n for n in {absent} if n in sys.modules])'
   )
   done = subprocess.run(

@@ -42,25 +42,15 @@ def metrics(
     Percentages by name; None where there is nothing to compute it from (PSP@k
     without training truth, everything without truth).
   """
-  truth, _ = _unique(targets, num_labels)
-  hits = _contains(truth, labels, num_labels)
-  num_true = np.bincount(truth // num_labels, minlength=len(targets))
-  scored = num_true > 0
   names = [f'P@{k}' for k in _PRECISION_AT] + [f'R@{k}' for k in _RECALL_AT]
   names += [f'nDCG@{_NDCG_AT}'] + [f'PSP@{k}' for k in _PSP_AT]
   scores: dict[str, float | None] = dict.fromkeys(names)
-  if not scored.any():
+  truth, _ = _unique(targets, num_labels)
+  if not len(truth):
     return scores
-
-  def mean(per_doc: np.ndarray) -> float:
-    return 100 * float(per_doc[scored].mean())
-
-  for k in _PRECISION_AT:
-    scores[f'P@{k}'] = mean(hits[:, :k].sum(axis=1) / k)
-  at_least_one = np.maximum(num_true, 1)
-  for k in _RECALL_AT:
-    scores[f'R@{k}'] = mean(hits[:, :k].sum(axis=1) / at_least_one)
-  scores[f'nDCG@{_NDCG_AT}'] = mean(_ndcg(hits, at_least_one, _NDCG_AT))
+  hits = _contains(truth, labels, num_labels)
+  for name, of_each in _of_each_document(hits, truth, num_labels).items():
+    scores[name] = 100 * float(of_each.mean())
   if train_targets is not None and len(train_targets.values):
     weights = inverse_propensity(train_targets, num_labels, propensity)
     for k in _PSP_AT:
@@ -68,6 +58,30 @@ def metrics(
       best = _largest_sums(truth, weights[truth % num_labels], num_labels, k)
       scores[f'PSP@{k}'] = 100 * float(reached / best)
   return scores
+
+
+def per_document(
+  labels: np.ndarray, targets: Ragged, num_labels: int
+) -> dict[str, np.ndarray]:
+  """The scores whose means `metrics` gives, for each document with truth.
+
+  PSP@k is not among them: it is a ratio of two sums over all documents.
+
+  Args:
+    labels: `[num_docs, k]` int32 predicted labels, as for `metrics`.
+    targets: true labels of each document; documents without are left out.
+    num_labels: size of the label set.
+
+  Returns:
+    By name, `[num_scored_docs]` float32 in percent, in the order of the
+    documents.
+  """
+  truth, _ = _unique(targets, num_labels)
+  hits = _contains(truth, labels, num_labels)
+  return {
+    name: (100 * of_each).astype(np.float32)
+    for name, of_each in _of_each_document(hits, truth, num_labels).items()
+  }
 
 
 def inverse_propensity(
@@ -128,6 +142,29 @@ def _contains(
     return np.zeros(labels.shape, bool)
   place = np.minimum(np.searchsorted(truth, keys), len(truth) - 1)
   return (truth[place] == keys) & (labels >= 0)
+
+
+def _of_each_document(
+  hits: np.ndarray, truth: np.ndarray, num_labels: int
+) -> dict[str, np.ndarray]:
+  """P@k, R@k and nDCG@k of the documents with truth, as fractions.
+
+  Args:
+    hits: `[num_docs, k]` bool, which predicted labels are true.
+    truth: `[num_true]` int64, sorted `row * num_labels + label`.
+    num_labels: size of the label set.
+
+  Returns:
+    By name, `[num_scored_docs]` float64.
+  """
+  num_true = np.bincount(truth // num_labels, minlength=len(hits))
+  scored = num_true > 0
+  hits, num_true = hits[scored], num_true[scored]
+  scores = {f'P@{k}': hits[:, :k].sum(axis=1) / k for k in _PRECISION_AT}
+  for k in _RECALL_AT:
+    scores[f'R@{k}'] = hits[:, :k].sum(axis=1) / num_true
+  scores[f'nDCG@{_NDCG_AT}'] = _ndcg(hits, num_true, _NDCG_AT)
+  return scores
 
 
 def _ndcg(hits: np.ndarray, num_true: np.ndarray, k: int) -> np.ndarray:

@@ -10,10 +10,13 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 
-from lmtx_jax.model.transformer import Transformer, TransformerConfig
+from lmtx_jax.model.layers import TransformerConfig
+from lmtx_jax.model.transformer import Transformer
 from lmtx_jax.types import UserError
 
 Params = dict[str, Any]
+
+DENSE_ACTIVATIONS = {'tanh': jnp.tanh, 'identity': lambda x: x}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +28,14 @@ class BiEncoder:
     pooling: 'mean' of a text's hidden states, or the first one, 'cls'.
     normalize: scales embeddings to length 1, so a dot product is a cosine.
     dtype: of the matrix products, 'float32' or 'bfloat16'. Parameters, layer
-      norm, softmax and pooling are float32 either way.
+      norm, softmax, pooling and what follows it are float32 either way.
     attention: 'xla', or 'flash' where `best_attention` says so: it never keeps
       the scores. Training with attention dropout takes 'xla' either way, as
       flash attention has no dropout.
+    dense_dim: width of a dense layer between pooling and normalisation; 0:
+      there is none.
+    dense_activation: of that layer, one of `DENSE_ACTIVATIONS`.
+    dense_bias: whether that layer has a bias.
   """
 
   config: TransformerConfig
@@ -36,11 +43,36 @@ class BiEncoder:
   normalize: bool = True
   dtype: str = 'float32'
   attention: str = 'xla'
+  dense_dim: int = 0
+  dense_activation: str = 'tanh'
+  dense_bias: bool = True
 
   @property
   def dim(self) -> int:
     """Width of an embedding."""
-    return self.config.dim
+    return self.dense_dim or self.config.dim
+
+  def with_dense(
+    self, dim: int, activation: str = 'tanh', *, bias: bool = True
+  ) -> BiEncoder:
+    """The same encoder with a dense layer, whose parameters are `dense`.
+
+    Args:
+      dim: width of an embedding then.
+      activation: one of `DENSE_ACTIVATIONS`.
+      bias: whether the layer has one.
+
+    Raises:
+      UserError: it has such a layer already.
+    """
+    if self.dense_dim:
+      raise UserError(
+        f'the --encoder has a dense layer of {self.dense_dim} already; leave'
+        ' out --projection_dim and --training_head'
+      )
+    return dataclasses.replace(
+      self, dense_dim=dim, dense_activation=activation, dense_bias=bias
+    )
 
   def with_dropout(self, rate: float) -> BiEncoder:
     """The same encoder with another dropout rate; -1 keeps its own."""
@@ -56,6 +88,8 @@ class BiEncoder:
 
   def with_best_attention(self) -> BiEncoder:
     """The same encoder with the attention that suits the local devices."""
+    if self.config.relative_buckets:  # flash attention is not given a bias
+      return dataclasses.replace(self, attention='xla')
     device = jax.local_devices()[0]
     attention = best_attention(
       device.platform,
@@ -69,7 +103,33 @@ class BiEncoder:
     """Random parameters, nested dicts of float32 arrays."""
     tokens = jnp.zeros((1, 1), jnp.int32)
     transformer = Transformer(self.config)
-    return transformer.init(rng, tokens, tokens == 0, None)['params']
+    params = transformer.init(rng, tokens, tokens == 0, None)['params']
+    if self.dense_dim:
+      params = {**params, 'dense': self.init_dense(jax.random.fold_in(rng, 1))}
+    return params
+
+  def init_dense(self, rng: jax.Array) -> Params:
+    """Random parameters of the dense layer, which PyTorch would draw so too.
+
+    Returns:
+      'kernel' `[config.dim, dense_dim]` and, if there is one, 'bias'
+      `[dense_dim]`, float32.
+    """
+    kernel_rng, bias_rng = jax.random.split(rng)
+    bound = self.config.dim**-0.5
+    params = {
+      'kernel': jax.random.uniform(
+        kernel_rng,
+        (self.config.dim, self.dense_dim),
+        minval=-bound,
+        maxval=bound,
+      )
+    }
+    if self.dense_bias:
+      params['bias'] = jax.random.uniform(
+        bias_rng, (self.dense_dim,), minval=-bound, maxval=bound
+      )
+    return params
 
   def apply(
     self,
@@ -97,12 +157,8 @@ class BiEncoder:
     Raises:
       UserError: texts longer than the encoder has positions.
     """
-    width, limit = token_ids.shape[1], self.config.max_positions
-    if width > limit:
-      raise UserError(
-        f'texts of {width} tokens for an --encoder of {limit} positions;'
-        ' lower --max_doc_tokens, --max_train_doc_tokens or --max_label_tokens'
-      )
+    width = token_ids.shape[1]
+    self._check_width(width)
     mask = jnp.arange(width) < lengths[:, None]
     hidden = self._transformer.apply(
       {'params': params},
@@ -112,7 +168,25 @@ class BiEncoder:
       rngs=None if dropout_rng is None else {'dropout': dropout_rng},
     ).astype(jnp.float32)
     pooled = _pool(hidden, mask, self.pooling)
-    return _unit(pooled) if self.normalize else pooled
+    if self.dense_dim:
+      pooled = self._dense(params['dense'], pooled)
+      pooled *= mask[:, :1]  # an empty text stays zeros
+    return unit(pooled) if self.normalize else pooled
+
+  def _check_width(self, width: int) -> None:
+    limit = self.config.max_positions
+    if width > limit:
+      raise UserError(
+        f'texts of {width} tokens for an --encoder of {limit} positions;'
+        ' lower --max_doc_tokens, --max_train_doc_tokens or --max_label_tokens'
+      )
+
+  def _dense(self, params: Params, pooled: jax.Array) -> jax.Array:
+    """`[batch, config.dim]` float32 to `[batch, dense_dim]`."""
+    x = pooled @ params['kernel']
+    if self.dense_bias:
+      x += params['bias']
+    return DENSE_ACTIVATIONS[self.dense_activation](x)
 
   @property
   def _transformer(self) -> Transformer:
@@ -154,7 +228,7 @@ def _pool(hidden: jax.Array, mask: jax.Array, pooling: str) -> jax.Array:
   return total / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
 
 
-def _unit(x: jax.Array) -> jax.Array:
+def unit(x: jax.Array) -> jax.Array:
   """Rows scaled to length 1; the floor keeps a zero row's gradient finite."""
   squares = jnp.square(x).sum(axis=-1, keepdims=True)
   return x * jax.lax.rsqrt(jnp.maximum(squares, 1e-24))

@@ -10,110 +10,13 @@ from flax import traverse_util
 import numpy as np
 from transformers import AutoConfig
 
-from lmtx_jax.model.transformer import ACTIVATIONS, TransformerConfig
+from lmtx_jax.model.architectures import ARCHITECTURES, Architecture
+from lmtx_jax.model.layers import ACTIVATIONS, TransformerConfig
 from lmtx_jax.types import UserError
 
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-  """One `model_type`.
-
-  Attributes:
-    model: name of its class in transformers.
-    fields: our configuration field to its key in config.json.
-    layer: prefix of the tensors of one layer.
-    embeddings: our table to its tensor.
-    modules: our module of a layer to its modules; several are joined along
-      the outputs.
-  """
-
-  model: str
-  fields: Mapping[str, str]
-  layer: str
-  embeddings: Mapping[str, str]
-  modules: Mapping[str, tuple[str, ...]]
-
-  def tensor_names(self, path: tuple[str, ...]) -> list[str]:
-    """Tensors that make up the parameter at `path`."""
-    if path[0] == 'embeddings' and path[1] != 'norm':
-      return [f'embeddings.{self.embeddings[path[1]]}.weight']
-    leaf = 'bias' if path[-1] == 'bias' else 'weight'
-    if path[0] == 'embeddings':
-      return [f'embeddings.LayerNorm.{leaf}']
-    prefix = self.layer.format(path[0].removeprefix('layer_'))
-    modules = self.modules['.'.join(path[1:-1])]
-    return [f'{prefix}.{module}.{leaf}' for module in modules]
-
-
-ARCHITECTURES = {
-  'distilbert': Architecture(
-    model='DistilBertModel',
-    fields=dict(
-      num_layers='n_layers',
-      dim='dim',
-      num_heads='n_heads',
-      ffn_dim='hidden_dim',
-      vocab_size='vocab_size',
-      max_positions='max_position_embeddings',
-      pad_token_id='pad_token_id',
-      activation='activation',
-      dropout='dropout',
-      attention_dropout='attention_dropout',
-      init_std='initializer_range',
-    ),
-    layer='transformer.layer.{}',
-    embeddings=dict(word='word_embeddings', position='position_embeddings'),
-    modules={
-      'attention.qkv': (
-        'attention.q_lin',
-        'attention.k_lin',
-        'attention.v_lin',
-      ),
-      'attention.out': ('attention.out_lin',),
-      'attention_norm': ('sa_layer_norm',),
-      'ffn_in': ('ffn.lin1',),
-      'ffn_out': ('ffn.lin2',),
-      'ffn_norm': ('output_layer_norm',),
-    },
-  ),
-  'bert': Architecture(
-    model='BertModel',
-    fields=dict(
-      num_layers='num_hidden_layers',
-      dim='hidden_size',
-      num_heads='num_attention_heads',
-      ffn_dim='intermediate_size',
-      vocab_size='vocab_size',
-      max_positions='max_position_embeddings',
-      type_vocab_size='type_vocab_size',
-      pad_token_id='pad_token_id',
-      activation='hidden_act',
-      layer_norm_eps='layer_norm_eps',
-      dropout='hidden_dropout_prob',
-      attention_dropout='attention_probs_dropout_prob',
-      projection_dropout='hidden_dropout_prob',
-      init_std='initializer_range',
-    ),
-    layer='encoder.layer.{}',
-    embeddings=dict(
-      word='word_embeddings',
-      position='position_embeddings',
-      token_type='token_type_embeddings',
-    ),
-    modules={
-      'attention.qkv': (
-        'attention.self.query',
-        'attention.self.key',
-        'attention.self.value',
-      ),
-      'attention.out': ('attention.output.dense',),
-      'attention_norm': ('attention.output.LayerNorm',),
-      'ffn_in': ('intermediate.dense',),
-      'ffn_out': ('output.dense',),
-      'ffn_norm': ('output.LayerNorm',),
-    },
-  ),
-}
+# transformers has MPNet share distances out among so many, whatever
+# config.json says.
+_BUCKETS = 32
 
 
 def architecture(hf_config: Mapping[str, Any], source: str) -> Architecture:
@@ -143,13 +46,20 @@ def transformer_config(
   """Our configuration from a config.json, its gaps filled by transformers.
 
   Raises:
-    UserError: an architecture or an activation that is not supported, or
-      heads that do not divide the width.
+    UserError: an architecture, an activation or buckets that are not supported,
+      or heads that do not divide the width.
   """
-  fields = architecture(hf_config, source).fields
+  arch = architecture(hf_config, source)
   whole = AutoConfig.for_model(**hf_config).to_dict()
-  values = {ours: whole[theirs] for ours, theirs in fields.items()}
-  config = TransformerConfig(**values)
+  values = {ours: whole[theirs] for ours, theirs in arch.fields.items()}
+  # What they count are rows, those before the first one in use among them.
+  values['max_positions'] -= arch.first_position
+  config = TransformerConfig(first_position=arch.first_position, **values)
+  if config.relative_buckets not in (0, _BUCKETS):
+    raise UserError(
+      f'{source}: {config.relative_buckets} buckets of relative positions are'
+      f' not supported, only {_BUCKETS}'
+    )
   if config.activation not in ACTIVATIONS:
     raise UserError(
       f'{source}: activation {config.activation!r} is not supported, only '
@@ -167,6 +77,7 @@ def config_json(kind: str, config: TransformerConfig) -> dict[str, Any]:
   """A config.json for a configuration of our own."""
   arch = ARCHITECTURES[kind]
   values = dataclasses.asdict(config)
+  values['max_positions'] += arch.first_position
   return {'model_type': kind, 'architectures': [arch.model]} | {
     theirs: values[ours] for ours, theirs in arch.fields.items()
   }

@@ -12,26 +12,30 @@ from flax import traverse_util
 import huggingface_hub
 import jax
 import numpy as np
-import safetensors
 import safetensors.numpy
 from transformers import PreTrainedTokenizerFast
 
 from lmtx_jax.model import hugging_face
 from lmtx_jax.model.bi_encoder import BiEncoder, Params
 from lmtx_jax.model.json_files import read_json, write_json
+from lmtx_jax.model.layers import TransformerConfig
+from lmtx_jax.model.sentence_modules import (
+  Modules,
+  read_dense,
+  read_modules,
+  write_modules,
+  write_static_modules,
+)
+from lmtx_jax.model.tensor_files import WEIGHTS, read_tensors, write_tensors
 from lmtx_jax.model.tokenizer import (
   load_tokenizer,
   save_tokenizer,
   train_word_piece,
 )
+from lmtx_jax.model.word_vectors import WordVectors, WordVectorsConfig
 from lmtx_jax.types import UserError
 
-_WEIGHTS = 'model.safetensors'
-_MODULES = ('Transformer', 'Pooling', 'Normalize')
-_POOLING_KEYS = {
-  'mean': 'pooling_mode_mean_tokens',
-  'cls': 'pooling_mode_cls_token',
-}
+_VECTORS = 'embedding.weight'  # the tensor of a StaticEmbedding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +46,10 @@ class Pretrained:
     encoder: the model.
     params: its parameters, float32.
     tokenizer: the fast tokenizer, neither padding nor truncating by itself.
-    hf_config: config.json as it was found.
+    hf_config: config.json as it was found; empty for word vectors.
   """
 
-  encoder: BiEncoder
+  encoder: BiEncoder | WordVectors
   params: Params
   tokenizer: PreTrainedTokenizerFast
   hf_config: dict[str, Any]
@@ -53,8 +57,10 @@ class Pretrained:
   @property
   def digest(self) -> str:
     """Hex digest of all that its embeddings follow from."""
-    # How attention is computed changes its rounding only.
-    encoder = dataclasses.replace(self.encoder, attention='xla')
+    encoder = self.encoder
+    if isinstance(encoder, BiEncoder):
+      # How attention is computed changes its rounding only.
+      encoder = dataclasses.replace(encoder, attention='xla')
     digest = hashlib.sha256(repr(encoder).encode())
     digest.update(self.tokenizer.backend_tokenizer.to_str().encode())
     for leaf in jax.tree.leaves(self.params):
@@ -62,7 +68,9 @@ class Pretrained:
     return digest.hexdigest()
 
 
-def load(name: str, compute_dtype: str = 'float32') -> Pretrained:
+def load(
+  name: str, compute_dtype: str = 'float32', pooling: str = ''
+) -> Pretrained:
   """Reads a folder, or fetches a model from the Hugging Face hub.
 
   Args:
@@ -70,32 +78,58 @@ def load(name: str, compute_dtype: str = 'float32') -> Pretrained:
       with model.safetensors; without modules.json, embeddings are means of
       unit norm.
     compute_dtype: 'float32' or 'bfloat16'.
+    pooling: 'mean' or 'cls', whatever the folder says; empty: what it says.
 
   Raises:
     UserError: no such model, no safetensors, or one that is not supported.
   """
-  folder = _fetch(name)
-  pooling, normalize, part = _read_modules(folder)
-  folder = os.path.join(folder, part)
+  modules = read_modules(_fetch(name))
+  if modules.static:
+    return _load_static(modules, compute_dtype)
+  folder = modules.first
   hf_config = read_json(os.path.join(folder, 'config.json'))
-  source = os.path.join(folder, _WEIGHTS)
+  source = os.path.join(folder, WEIGHTS)
   config = hugging_face.transformer_config(
     hf_config, os.path.join(folder, 'config.json')
   )
-  encoder = BiEncoder(config, pooling, normalize, compute_dtype)
+  encoder = BiEncoder(
+    config, pooling or modules.pooling, modules.normalize, compute_dtype
+  )
   params = hugging_face.from_tensors(
     hugging_face.architecture(hf_config, source),
-    _read_tensors(source),
+    read_tensors(source),
     jax.eval_shape(encoder.init, jax.random.key(0)),
     source,
   )
+  if modules.dense:
+    encoder, params['dense'] = read_dense(encoder, modules.dense)
+  tokenizer = _load_tokenizer(folder, config.vocab_size)
+  _check_case(tokenizer, folder)
+  return Pretrained(encoder, params, tokenizer, hf_config)
+
+
+def _load_static(modules: Modules, compute_dtype: str) -> Pretrained:
+  """A table of vectors."""
+  source = os.path.join(modules.first, WEIGHTS)
+  table = read_tensors(source).get(_VECTORS)
+  if table is None or table.ndim != 2:
+    raise UserError(f'{source}: there is no table {_VECTORS}')
+  encoder = WordVectors(
+    WordVectorsConfig(*table.shape), modules.normalize, compute_dtype
+  )
+  params = {'word_vectors': np.asarray(table, np.float32)}
+  tokenizer = _load_tokenizer(modules.first, len(table))
+  return Pretrained(encoder, params, tokenizer, {})
+
+
+def _load_tokenizer(folder: str, vocab_size: int) -> PreTrainedTokenizerFast:
   tokenizer = load_tokenizer(folder)
-  if len(tokenizer) > config.vocab_size:
+  if len(tokenizer) > vocab_size:
     raise UserError(
       f'{folder}: the tokenizer has {len(tokenizer)} words, the model'
-      f' {config.vocab_size}'
+      f' {vocab_size}'
     )
-  return Pretrained(encoder, params, tokenizer, hf_config)
+  return tokenizer
 
 
 def save(
@@ -115,18 +149,24 @@ def save(
   """
   folder = os.fspath(folder)
   os.makedirs(folder, exist_ok=True)
+  file = os.path.join(folder, WEIGHTS)
+  if isinstance(like.encoder, WordVectors):
+    write_tensors(file, {_VECTORS: params['word_vectors']})
+    # No module but the tokenizer cuts a text, and it does not frame it.
+    save_tokenizer(
+      like.tokenizer, folder, max_seq_length, truncation=max_seq_length - 2
+    )
+    write_static_modules(like.encoder.normalize, folder)
+    return
   arch = hugging_face.architecture(like.hf_config, folder)
-  tensors = dict(hugging_face.to_tensors(arch, params))
-  # Not save_file: a full disk is no OSError there.
-  data = safetensors.numpy.save(tensors, metadata={'format': 'pt'})
-  with open(os.path.join(folder, _WEIGHTS), 'wb') as f:
-    f.write(data)
+  transformer = {k: v for k, v in params.items() if k != 'dense'}
+  write_tensors(file, dict(hugging_face.to_tensors(arch, transformer)))
   local = ('_name_or_path', 'torch_dtype', 'transformers_version')
   config = {k: v for k, v in like.hf_config.items() if k not in local}
   config |= {'architectures': [arch.model], 'dtype': 'float32'}
   write_json(config, folder, 'config.json')
   save_tokenizer(like.tokenizer, folder, max_seq_length)
-  _write_modules(like.encoder, folder, max_seq_length)
+  write_modules(like.encoder, params, folder, max_seq_length)
 
 
 def scratch(
@@ -160,7 +200,7 @@ def scratch(
       f'--scratch_heads={num_heads} does not divide --scratch_dim={dim}'
     )
   tokenizer = train_word_piece(texts, vocab_size)
-  config = hugging_face.TransformerConfig(
+  config = TransformerConfig(
     num_layers=num_layers,
     dim=dim,
     num_heads=num_heads,
@@ -200,93 +240,24 @@ def _fetch(name: str) -> str:
     return name
   try:
     return huggingface_hub.snapshot_download(
-      name, allow_patterns=['*.json', '*.txt', _WEIGHTS, f'*/{_WEIGHTS}']
+      name, allow_patterns=['*.json', '*.txt', WEIGHTS, f'*/{WEIGHTS}']
     )
   except (OSError, ValueError) as e:
     reason = str(e).strip().splitlines()[0]
     raise UserError(
-      f'--encoder={name} is neither a folder nor a model that the Hugging Face'
-      f' hub could give: {reason}'
+      f'--encoder={name} is no folder, no file and no model that the Hugging'
+      f' Face hub could give: {reason}'
     ) from e
 
 
-def _read_modules(folder: str) -> tuple[str, bool, str]:
-  """Pooling, normalisation, and the transformer's sub-folder."""
-  file = os.path.join(folder, 'modules.json')
-  if not os.path.exists(file):
-    return 'mean', True, ''
-  modules = {m['type'].rpartition('.')[2]: m for m in read_json(file)}
-  if odd := [kind for kind in modules if kind not in _MODULES]:
+def _check_case(tokenizer: PreTrainedTokenizerFast, folder: str) -> None:
+  """Refuses what sentence-transformers would do to capital letters."""
+  file = os.path.join(folder, 'sentence_bert_config.json')
+  if not (os.path.exists(file) and read_json(file).get('do_lower_case')):
+    return
+  normalizer = tokenizer.backend_tokenizer.normalizer
+  if normalizer is None or normalizer.normalize_str('A') != 'a':
     raise UserError(
-      f'{file}: module {odd[0]} is not supported, only ' + ', '.join(_MODULES)
+      f'{file}: do_lower_case is not supported where the tokenizer keeps'
+      ' capital letters'
     )
-  if 'Transformer' not in modules:
-    raise UserError(f'{file}: there is no module Transformer')
-  pooling = 'mean'
-  if 'Pooling' in modules:
-    path = modules['Pooling']['path']
-    pooling = _read_pooling(os.path.join(folder, path, 'config.json'))
-  return pooling, 'Normalize' in modules, modules['Transformer']['path']
-
-
-def _read_pooling(file: str) -> str:
-  """Reads 'mean' or 'cls', in the words of old and of new versions."""
-  config = read_json(file)
-  modes = config.get('pooling_mode') or [
-    key.removeprefix('pooling_mode_').removesuffix('s').removesuffix('_token')
-    for key, value in config.items()
-    if key.startswith('pooling_mode_') and value
-  ]
-  modes = [modes] if isinstance(modes, str) else modes
-  if len(modes) != 1 or modes[0] not in _POOLING_KEYS:
-    raise UserError(
-      f'{file}: pooling {"+".join(modes)!r} is not supported, only '
-      + ', '.join(_POOLING_KEYS)
-    )
-  return modes[0]
-
-
-def _write_modules(
-  encoder: BiEncoder, folder: str, max_seq_length: int
-) -> None:
-  """What sentence-transformers reads beside the model."""
-  names = {'Transformer': '', 'Pooling': '1_Pooling'}
-  if encoder.normalize:
-    names['Normalize'] = '2_Normalize'
-  modules = [
-    dict(
-      idx=i, name=str(i), path=path, type=f'sentence_transformers.models.{kind}'
-    )
-    for i, (kind, path) in enumerate(names.items())
-  ]
-  write_json(modules, folder, 'modules.json')
-  pooling = {
-    key: mode == encoder.pooling for mode, key in _POOLING_KEYS.items()
-  }
-  pooling |= {'word_embedding_dimension': encoder.dim}
-  write_json(pooling, folder, '1_Pooling', 'config.json')
-  if encoder.normalize:
-    write_json({}, folder, '2_Normalize', 'config.json')
-  write_json(
-    {'max_seq_length': max_seq_length, 'do_lower_case': False},
-    folder,
-    'sentence_bert_config.json',
-  )
-  write_json(
-    {'similarity_fn_name': 'cosine' if encoder.normalize else 'dot'},
-    folder,
-    'config_sentence_transformers.json',
-  )
-
-
-def _read_tensors(file: str) -> dict[str, np.ndarray]:
-  if not os.path.exists(file):
-    folder = os.path.dirname(file)
-    hint = ''
-    if os.path.exists(os.path.join(folder, 'pytorch_model.bin')):
-      hint = '; pytorch_model.bin is a pickle and is never read, convert it'
-    raise UserError(f'{folder}: there is no {_WEIGHTS}{hint}')
-  try:
-    return safetensors.numpy.load_file(file)
-  except safetensors.SafetensorError as e:
-    raise UserError(f'{file}: not a safetensors file: {e}') from e

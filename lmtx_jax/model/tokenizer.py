@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import itertools
 import os
 
@@ -13,13 +13,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from lmtx_jax.model.json_files import read_json, write_json
 from lmtx_jax.types import UserError
 
-_SPECIAL = {
+FRAME = {
   'pad_token': '[PAD]',
   'unk_token': '[UNK]',
   'cls_token': '[CLS]',
   'sep_token': '[SEP]',
-  'mask_token': '[MASK]',
 }
+_SPECIAL = {**FRAME, 'mask_token': '[MASK]'}
 _INPUTS = ['input_ids', 'attention_mask']  # what DistilBERT reads
 _ALPHABET = 1000  # characters of a new vocabulary at most
 # What a tokenizer notes about the machine or the last call, not about itself.
@@ -30,6 +30,7 @@ _TRANSIENT = (
   'max_length',
   'pad_to_multiple_of',
   'stride',
+  'truncation_side',
   'truncation_strategy',
 )
 
@@ -38,7 +39,7 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerFast:
   """Reads the tokenizer of a folder, set to neither pad nor truncate.
 
   Raises:
-    UserError: there is none, or no fast one.
+    UserError: there is none, no fast one, or one that frames no text.
   """
   try:
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -47,6 +48,9 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerFast:
     raise UserError(f'{folder}: the tokenizer does not load: {reason}') from e
   if not tokenizer.is_fast:
     raise UserError(f'{folder}: there is no fast tokenizer (tokenizer.json)')
+  for name in ('cls_token', 'sep_token', 'pad_token'):
+    if getattr(tokenizer, name) is None:
+      raise UserError(f'{folder}: the tokenizer has no {name}')
   # Some files carry the length of their last use.
   tokenizer.backend_tokenizer.no_truncation()
   tokenizer.backend_tokenizer.no_padding()
@@ -54,7 +58,11 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerFast:
 
 
 def save_tokenizer(
-  tokenizer: PreTrainedTokenizerFast, folder: str, max_seq_length: int
+  tokenizer: PreTrainedTokenizerFast,
+  folder: str,
+  max_seq_length: int,
+  *,
+  truncation: int = 0,
 ) -> None:
   """Writes a tokenizer into a folder, without a trace of where it was.
 
@@ -62,6 +70,7 @@ def save_tokenizer(
     tokenizer: what to write.
     folder: exists.
     max_seq_length: tokens, where others will cut a text.
+    truncation: tokens, where the tokenizer itself will; 0: it will not.
   """
   tokenizer.save_pretrained(folder)
   config = read_json(os.path.join(folder, 'tokenizer_config.json'))
@@ -77,7 +86,42 @@ def save_tokenizer(
   backend = tokenizers.Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
   backend.no_truncation()
   backend.no_padding()
+  if truncation:
+    backend.enable_truncation(truncation)
   backend.save(os.path.join(folder, 'tokenizer.json'))
+
+
+def word_level(
+  words: Iterable[str], *, lowercase: bool
+) -> PreTrainedTokenizerFast:
+  """A tokenizer of whole words, which BERT's rules cut a text into.
+
+  Args:
+    words: the vocabulary, numbered from `len(FRAME)` on; those before are
+      `FRAME`, the special ones.
+    lowercase: a text's capital letters are made small.
+  """
+  vocab = {word: i for i, word in enumerate((*FRAME.values(), *words))}
+  backend = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel(vocab, unk_token=FRAME['unk_token'])
+  )
+  backend.normalizer = tokenizers.normalizers.BertNormalizer(
+    handle_chinese_chars=False, strip_accents=False, lowercase=lowercase
+  )
+  backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+  backend.post_processor = _framing(vocab)
+  return PreTrainedTokenizerFast(
+    tokenizer_object=backend, model_input_names=_INPUTS, **FRAME
+  )
+
+
+def _framing(vocab: Mapping[str, int]) -> tokenizers.processors.PostProcessor:
+  """BERT's special words around a text, and between two."""
+  return tokenizers.processors.TemplateProcessing(
+    single='[CLS] $A [SEP]',
+    pair='[CLS] $A [SEP] $B [SEP]',
+    special_tokens=[(word, vocab[word]) for word in ('[CLS]', '[SEP]')],
+  )
 
 
 def train_word_piece(
@@ -114,11 +158,7 @@ def train_word_piece(
   backend.normalizer = normalizer
   backend.pre_tokenizer = pre_tokenizer
   backend.decoder = tokenizers.decoders.WordPiece()
-  backend.post_processor = tokenizers.processors.TemplateProcessing(
-    single='[CLS] $A [SEP]',
-    pair='[CLS] $A [SEP] $B [SEP]',
-    special_tokens=[(word, vocab[word]) for word in ('[CLS]', '[SEP]')],
-  )
+  backend.post_processor = _framing(vocab)
   return PreTrainedTokenizerFast(
     tokenizer_object=backend, model_input_names=_INPUTS, **_SPECIAL
   )

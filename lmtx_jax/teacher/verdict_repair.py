@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from lmtx_jax.teacher.sqlite_pages import Pages
 from lmtx_jax.teacher.verdict_exchange import ANSWERS, Row, add
-from lmtx_jax.teacher.verdict_file import VerdictFile, check_version
+from lmtx_jax.teacher.verdict_file import VerdictFile
 from lmtx_jax.types import UserError
 
 # Where SQLite's readers hold their lock, as long as they have a store open.
@@ -56,7 +56,9 @@ def repair(path: str, flag: str) -> tuple[int, str]:
       ) from e
     pages = Pages(f)  # a second open file would, when closed, free the lock
     if pages.has_header:
-      check_version(path, pages.application_id, pages.user_version, flag)
+      VerdictFile.check_version(
+        path, pages.application_id, pages.user_version, flag
+      )
     _remove(fresh)
     try:
       num_saved = _save(pages, fresh)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+import contextlib
 import os
 from typing import Any
 
@@ -85,6 +87,14 @@ class Checkpoints:
       args=ocp.args.Composite(state=ocp.args.StandardSave(state)),
       force=True,
     )
+
+  @contextlib.contextmanager
+  def finished(self) -> Iterator[None]:
+    """Waits at the end, whatever happens, for what is being written."""
+    try:
+      yield
+    finally:
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
     """Waits for what is being written."""

@@ -17,7 +17,14 @@ import jax.numpy as jnp
 from lmtx_jax import devices
 from lmtx_jax.model.bi_encoder import BiEncoder
 from lmtx_jax.train.losses import Loss
-from lmtx_jax.train.objective import DeviceBatch, first_row, masked, side_keys
+from lmtx_jax.train.objective import (
+  DeviceBatch,
+  first_row,
+  masked,
+  passage_sides,
+  side_keys,
+  whole,
+)
 
 
 def value_and_grad(
@@ -33,53 +40,69 @@ def value_and_grad(
 
   Takes what that takes, and `chunk`: rows at most that have activations kept.
   """
-  keys, b = side_keys(rng), batch['query_ids'].shape[0]
+  keys, sides = side_keys(rng), passage_sides(batch)
+  b = batch['query_ids'].shape[0]
+  parts = {side: _rows(batch, side) for side in ('query', *sides)}
 
   def embed(params: Any, side: str, part: DeviceBatch) -> jax.Array:
     return bi_encoder.apply(
       params,
-      part[f'{side}_ids'],
-      part[f'{side}_lengths'],
+      part['ids'],
+      part['lengths'],
       dropout_rng=keys[side],
-      first_row=part['own'][0],
+      first_row=part['row'][0],
     )
 
-  # own: where in the whole batch a row stands. [b]
-  batch = {**batch, 'own': first_row(batch) + jnp.arange(b)}
-  chunks = _split({**batch, 'real': jnp.ones(b, bool)}, chunk)
-  own_emb = jax.lax.map(lambda part: embed(params, 'passage', part), chunks)
-  own_emb = own_emb.reshape(-1, own_emb.shape[-1])[:b]
-  passage_emb, passage_key = jax.lax.all_gather(
-    (own_emb, batch['passage_key']), devices.AXIS, tiled=True
-  )
+  def embed_side(side: str) -> jax.Array:
+    chunks = _split(parts[side], chunk)
+    emb = jax.lax.map(lambda part: embed(params, side, part), chunks)
+    return emb.reshape(-1, emb.shape[-1])[: len(parts[side]['row'])]
+
+  passage_emb = whole([embed_side(side) for side in sides])
+  passage_key = whole([batch[f'{side}_key'] for side in sides])
 
   def queries_loss(
     params: Any, passage_emb: jax.Array, part: DeviceBatch
   ) -> jax.Array:
     """The share of a chunk of queries in the loss."""
     no_negative = masked(part['accepted'], passage_key)
-    # A query with all passages masked adds 0 (see losses.Loss).
-    no_negative |= ~part['real'][:, None]
-    own = jnp.where(part['real'], part['own'], 0)
     query_emb = embed(params, 'query', part)
-    value = loss(query_emb, passage_emb, own, no_negative)
-    return value * (query_emb.shape[0] / b)
+    value = loss(query_emb, passage_emb, part['row'], no_negative)
+    return jnp.where(part['real'], value, 0).sum() / b
 
+  queries = {
+    **parts['query'],
+    'accepted': batch['accepted'],
+    'real': jnp.ones(b, bool),
+  }
   value, (grads, passage_grad) = _summed(
     lambda part: jax.value_and_grad(queries_loss, argnums=(0, 1))(
       params, passage_emb, part
     ),
-    chunks,
+    _split(queries, chunk),
   )
   # What the queries of all devices want of this device's passages. [b, dim]
-  passage_grad = jax.lax.psum_scatter(passage_grad, devices.AXIS, tiled=True)
+  wanted = jax.lax.psum_scatter(
+    jnp.split(passage_grad, [b * devices.total()][: len(sides) - 1]),
+    devices.AXIS,
+    tiled=True,
+  )
+  for side, grad in zip(sides, wanted, strict=True):
 
-  def passages_grad(part: DeviceBatch) -> Any:
-    _, pull = jax.vjp(lambda p: embed(p, 'passage', part), params)
-    return pull(part['grad'])[0]
+    def side_grad(part: DeviceBatch, side: str = side) -> Any:
+      _, pull = jax.vjp(lambda p: embed(p, side, part), params)
+      return pull(part['grad'])[0]
 
-  more = _summed(passages_grad, _split({**batch, 'grad': passage_grad}, chunk))
-  return value, jax.tree.map(jnp.add, grads, more)
+    more = _summed(side_grad, _split({**parts[side], 'grad': grad}, chunk))
+    grads = jax.tree.map(jnp.add, grads, more)
+  return value, grads
+
+
+def _rows(batch: DeviceBatch, side: str) -> DeviceBatch:
+  """Ids and lengths of one side, and where each row stands in the batch."""
+  ids = batch[f'{side}_ids']
+  row = first_row(batch, side) + jnp.arange(len(ids))
+  return {'ids': ids, 'lengths': batch[f'{side}_lengths'], 'row': row}
 
 
 def _split(tree: Any, chunk: int) -> Any:

@@ -22,12 +22,12 @@ from lmtx_jax.metric_writer import MetricWriter
 from lmtx_jax.model.bi_encoder import BiEncoder
 from lmtx_jax.train.checkpoint import Checkpoints
 from lmtx_jax.train.losses import Loss
-from lmtx_jax.train.pair_source import PairSource
+from lmtx_jax.train.pair_source import PairSource, Refresh
+from lmtx_jax.train.schedule import FitConfig, learning_rate
 from lmtx_jax.train.step import TrainState, p_train_step
 from lmtx_jax.train.stopping import Agreement
 from lmtx_jax.types import UserError
 
-_MAX_WARMUP_SHARE = 0.85  # so that a training of few steps learns as well
 _LOG_STEPS = 10
 _ADVICE = (
   'lower --batch_size (of the warm-up, --warmup_batch_size), or set'
@@ -35,42 +35,15 @@ _ADVICE = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class FitConfig:
-  """How to optimise.
-
-  Attributes:
-    learning_rate: at its peak.
-    lr_warmup_steps: of linear rise; at most 85% of all steps.
-    adam_eps: epsilon of AdamW.
-    weight_decay: of AdamW.
-    checkpoint_steps: steps between checkpoints.
-    grad_cache_chunk: rows that a device keeps activations of at a time; 0: of
-      all its rows.
-  """
-
-  learning_rate: float
-  lr_warmup_steps: int
-  adam_eps: float
-  weight_decay: float
-  checkpoint_steps: int
-  grad_cache_chunk: int = 0
-
-
 @functools.lru_cache(maxsize=8)
-def _optimizer(eps: float, weight_decay: float) -> optax.GradientTransformation:
+def _optimizer(
+  eps: float, weight_decay: float, clip_norm: float
+) -> optax.GradientTransformation:
   """AdamW but for its learning rate, which the step is handed."""
+  clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
   return optax.chain(
-    optax.scale_by_adam(eps=eps), optax.add_decayed_weights(weight_decay)
+    *clip, optax.scale_by_adam(eps=eps), optax.add_decayed_weights(weight_decay)
   )
-
-
-def learning_rate(config: FitConfig, step: int, num_steps: int) -> float:
-  """Linear warm-up, then linear decay to 0 at the last step (method, LMTX)."""
-  warmup = min(config.lr_warmup_steps, int(_MAX_WARMUP_SHARE * num_steps))
-  if step < warmup:
-    return config.learning_rate * step / warmup
-  return config.learning_rate * (num_steps - step) / max(1, num_steps - warmup)
 
 
 def fit(
@@ -85,6 +58,7 @@ def fit(
   checkpoints_dir: str,
   writer: MetricWriter,
   desc: str,
+  refresh: Refresh | None = None,
 ) -> Any:
   """Trains and returns new parameters; killed, it goes on where it was.
 
@@ -99,6 +73,7 @@ def fit(
     checkpoints_dir: folder of this training's checkpoints.
     writer: gets loss, gradient norm and learning rate.
     desc: name on the progress bar.
+    refresh: makes the sources that all batches are from, instead of `pairs`.
 
   Returns:
     Parameters on the host.
@@ -110,16 +85,15 @@ def fit(
       one; the steps that are done are in a checkpoint.
   """
   _check_batch_size(pairs, desc)
-  if pairs.num_steps < 1:
+  num_steps = min(pairs.num_steps, config.max_steps or pairs.num_steps)
+  if num_steps < 1:
     logging.warning('%s: not one whole batch of pairs, no training', desc)
     return params
-  optimizer = _optimizer(config.adam_eps, config.weight_decay)
+  optimizer = _optimizer(config.adam_eps, config.weight_decay, config.clip_norm)
   p_step = p_train_step(bi_encoder, loss, optimizer, config.grad_cache_chunk)
   state = TrainState(np.int32(0), params, optimizer.init(params))
   state = jax.tree.map(np.asarray, state)
   with (
-    deferred() as signals,
-    # Closed whatever happens, so that a checkpoint under way is kept.
     contextlib.closing(
       Checkpoints(checkpoints_dir, config.checkpoint_steps)
     ) as checkpoints,
@@ -127,13 +101,10 @@ def fit(
   ):
     state, first = checkpoints.restore(state)
     writer.rewind(cycle, first)
-    meter = _Meter(writer, cycle, desc)
-    state, stopped = _take_steps(
-      state, first, pairs, p_step, config, rng, checkpoints, meter, signals
-    )
-  if stopped:  # by a signal to another process; an own one is raised by now
-    raise Preempted
-  return state.params
+    with contextlib.closing(_bar(first, num_steps, desc)) as bar:
+      meter = _Meter(writer, cycle, desc, bar)
+      training = _Training(p_step, config, num_steps, rng, checkpoints, meter)
+      return training.run(state, first, pairs, refresh).params
 
 
 def _check_batch_size(pairs: PairSource, desc: str) -> None:
@@ -144,68 +115,108 @@ def _check_batch_size(pairs: PairSource, desc: str) -> None:
     )
 
 
-def _take_steps(
-  state: TrainState,
-  first: int,
-  pairs: PairSource,
-  p_step: Callable,
-  config: FitConfig,
-  rng: jax.Array,
-  checkpoints: Checkpoints,
-  meter: _Meter,
-  signals: list[int],
-) -> tuple[TrainState, bool]:
-  """All steps from the first that is still to do, until a signal comes.
+def _bar(first: int, num_steps: int, desc: str) -> tqdm:
+  return tqdm(
+    total=num_steps,
+    initial=first,
+    desc=desc,
+    unit='step',
+    disable=not processes.is_lead(),
+  )
 
-  Returns:
-    the state on the host, and whether a process was told to stop: then this
-    state is in a checkpoint.
-  """
-  state, agreement = devices.replicate(state), Agreement()
-  sharding = jax.tree.leaves(state)[0].sharding
-  with contextlib.closing(_prefetch(pairs, first, sharding)) as batches:
-    bar = tqdm(
-      batches,
-      total=pairs.num_steps,
-      initial=first,
-      desc=meter.desc,
-      unit='step',
-      disable=not processes.is_lead(),
-    )
-    done, stop = first, False
-    for step, batch in bar:
-      rate = learning_rate(config, step, pairs.num_steps)
-      state, metrics = p_step(state, batch, rng, np.float32(rate))
-      done = step + 1
-      # Reads the step before, so that the device is never waited for.
-      meter.add(step, metrics, rate)
-      bar.set_postfix_str(f'loss {meter.loss:.4f}', refresh=False)
-      stop = agreement.stop(bool(signals))
-      if stop:
-        break
-      if checkpoints.due(done) and done < pairs.num_steps:
-        meter.flush()
-        checkpoints.save(done, devices.unreplicate(state))
-  meter.flush()
-  stop = stop or agreement.stop_now(bool(signals))
-  state = devices.unreplicate(state)
-  if stop and done > first:
-    logging.info('%s: stopped after %d steps, which are kept', meter.desc, done)
-    checkpoints.save(done, state)
-  return state, stop
+
+def _segments(
+  first: int, num_steps: int, refresh: Refresh | None
+) -> Iterator[range]:
+  """The steps that are still to do, cut where their pairs change."""
+  every = num_steps if refresh is None else refresh.steps
+  while first < num_steps:
+    last = min(num_steps, (first // every + 1) * every)
+    yield range(first, last)
+    first = last
+
+
+@dataclasses.dataclass(frozen=True)
+class _Training:
+  """What all steps of a training share."""
+
+  p_step: Callable
+  config: FitConfig
+  num_steps: int
+  rng: jax.Array
+  checkpoints: Checkpoints
+  meter: _Meter
+
+  def run(
+    self,
+    state: TrainState,
+    first: int,
+    pairs: PairSource,
+    refresh: Refresh | None,
+  ) -> TrainState:
+    """All steps from the first that is still to do; states on the host."""
+    for steps in _segments(first, self.num_steps, refresh):
+      if refresh is not None:
+        # All steps are in a checkpoint, so a signal may end this at once.
+        begin = steps.start // refresh.steps * refresh.steps
+        pairs = refresh.pairs(begin, state.params)
+      # A checkpoint under way is kept, whatever happens.
+      with deferred() as signals, self.checkpoints.finished():
+        state, stopped = self._take(state, steps, pairs, signals)
+      if stopped:  # by a signal to another process; an own one is raised
+        raise Preempted
+    return state
+
+  def _take(
+    self, state: TrainState, steps: range, pairs: PairSource, signals: list[int]
+  ) -> tuple[TrainState, bool]:
+    """Takes some steps, until a signal comes.
+
+    Returns:
+      the state on the host, and whether a process was told to stop. Unless it
+      is that of the last step of all, this state is in a checkpoint; if a
+      process was told to stop, it is in any case.
+    """
+    meter, checkpoints = self.meter, self.checkpoints
+    state, agreement = devices.replicate(state), Agreement()
+    sharding = jax.tree.leaves(state)[0].sharding
+    done, stop = steps.start, False
+    with contextlib.closing(_prefetch(pairs, steps, sharding)) as batches:
+      for step, batch in batches:
+        rate = learning_rate(self.config, step, self.num_steps)
+        state, metrics = self.p_step(state, batch, self.rng, np.float32(rate))
+        done = step + 1
+        # Reads the step before, so that the device is never waited for.
+        meter.add(step, metrics, rate)
+        stop = agreement.stop(bool(signals))
+        if stop:
+          break
+        if checkpoints.due(done) and done < steps.stop:
+          meter.flush()
+          checkpoints.save(done, devices.unreplicate(state))
+    meter.flush()
+    stop = stop or agreement.stop_now(bool(signals))
+    state = devices.unreplicate(state)
+    if stop:
+      logging.info(
+        '%s: stopped after %d steps, which are kept', meter.desc, done
+      )
+    if stop or done < self.num_steps:
+      checkpoints.save(done, state)
+    return state, stop
 
 
 class _Meter:
   """Metrics of steps, read one step late, checked, and written now and then."""
 
-  def __init__(self, writer: MetricWriter, cycle: int, desc: str):
+  def __init__(self, writer: MetricWriter, cycle: int, desc: str, bar: tqdm):
     self._writer, self._cycle, self.desc = writer, cycle, desc
-    self._pending: tuple | None = None
-    self.loss = math.nan
+    self._bar, self._pending = bar, None
 
   def add(self, step: int, metrics: dict[str, jax.Array], rate: float) -> None:
     self.flush()
     self._pending = (step, metrics, rate)
+    self._bar.update()
 
   def flush(self) -> None:
     """Waits for the last step and checks it."""
@@ -214,7 +225,7 @@ class _Meter:
     step, metrics, rate = self._pending
     self._pending = None
     row = {k: float(v) for k, v in devices.unreplicate(metrics).items()}
-    self.loss = row['loss']
+    self._bar.set_postfix_str(f'loss {row["loss"]:.4f}', refresh=False)
     if not all(math.isfinite(value) for value in row.values()):
       raise UserError(
         f'{self.desc}: the loss is not finite at step {step}; try a lower '
@@ -228,7 +239,7 @@ class _Meter:
 
 
 def _prefetch(
-  pairs: PairSource, first: int, sharding: jax.sharding.Sharding
+  pairs: PairSource, steps: range, sharding: jax.sharding.Sharding
 ) -> Iterator[tuple[int, dict[str, jax.Array]]]:
   """Steps and their batches, the next one on its way while this one trains."""
 
@@ -237,9 +248,9 @@ def _prefetch(
     return jax.device_put(devices.shard(pairs.batch(step)), sharding)
 
   with ThreadPoolExecutor(1) as pool:
-    future = pool.submit(load, first) if first < pairs.num_steps else None
-    for step in range(first, pairs.num_steps):
+    future = pool.submit(load, steps.start)
+    for step in steps:
       batch = future.result()
-      if step + 1 < pairs.num_steps:
+      if step + 1 in steps:
         future = pool.submit(load, step + 1)
       yield step, batch

@@ -16,13 +16,30 @@ DeviceBatch = dict[str, jax.Array]
 
 def side_keys(rng: jax.Array | None) -> dict[str, jax.Array | None]:
   """The key of each side's dropout; None is no dropout."""
-  keys = (None, None) if rng is None else jax.random.split(rng)
-  return dict(zip(('query', 'passage'), keys, strict=True))
+  if rng is None:
+    return dict.fromkeys(('query', 'passage', 'extra'))
+  query, passage = jax.random.split(rng)
+  return {
+    'query': query,
+    'passage': passage,
+    'extra': jax.random.fold_in(rng, 2),  # leaves the other two as they are
+  }
 
 
-def first_row(batch: DeviceBatch) -> jax.Array:
-  """The number of this device's first row within the whole batch."""
-  return jax.lax.axis_index(devices.AXIS) * batch['query_ids'].shape[0]
+def passage_sides(batch: DeviceBatch) -> tuple[str, ...]:
+  """The sides that are passages, in the order in which a loss sees them."""
+  return ('passage', 'extra') if 'extra_ids' in batch else ('passage',)
+
+
+def first_row(batch: DeviceBatch, side: str = 'query') -> jax.Array:
+  """The number of this device's first row of a side within the whole batch."""
+  return jax.lax.axis_index(devices.AXIS) * batch[f'{side}_ids'].shape[0]
+
+
+def whole(parts: list[jax.Array]) -> jax.Array:
+  """What all devices have of each side: `[P, ...]`, one behind the other."""
+  parts = jax.lax.all_gather(parts, devices.AXIS, tiled=True)
+  return jnp.concatenate(parts)
 
 
 def batch_loss(
@@ -42,22 +59,28 @@ def batch_loss(
       dropout.
     bi_encoder: the tied towers.
     loss: of the embeddings.
+
+  Returns:
+    Scalar, mean over the queries.
   """
-  first = first_row(batch)
-  query_emb, passage_emb = (
-    bi_encoder.apply(
+  keys = side_keys(rng)
+
+  def embed(side: str) -> jax.Array:
+    return bi_encoder.apply(
       params,
       batch[f'{side}_ids'],
       batch[f'{side}_lengths'],
-      dropout_rng=key,
-      first_row=first,
+      dropout_rng=keys[side],
+      first_row=first_row(batch, side),
     )
-    for side, key in side_keys(rng).items()
-  )
-  passage_emb = jax.lax.all_gather(passage_emb, devices.AXIS, tiled=True)
-  key = jax.lax.all_gather(batch['passage_key'], devices.AXIS, tiled=True)
-  own = first + jnp.arange(query_emb.shape[0])
-  return loss(query_emb, passage_emb, own, masked(batch['accepted'], key))
+
+  sides = passage_sides(batch)
+  query_emb = embed('query')
+  passage_emb = whole([embed(side) for side in sides])
+  key = whole([batch[f'{side}_key'] for side in sides])
+  own = first_row(batch) + jnp.arange(query_emb.shape[0])
+  no_negative = masked(batch['accepted'], key)
+  return loss(query_emb, passage_emb, own, no_negative).mean()
 
 
 def masked(accepted: jax.Array, passage_key: jax.Array) -> jax.Array:
@@ -65,9 +88,9 @@ def masked(accepted: jax.Array, passage_key: jax.Array) -> jax.Array:
 
   Args:
     accepted: `[b, any]` int32, keys that are no negatives of each query.
-    passage_key: `[B]` int32, of the passages of the whole batch.
+    passage_key: `[P]` int32, of the passages of the whole batch.
 
   Returns:
-    `[b, B]` bool.
+    `[b, P]` bool.
   """
   return (accepted[:, :, None] == passage_key[None, None, :]).any(axis=1)

@@ -7,6 +7,7 @@ only, so a resumed run needs no stored iterator.
 from __future__ import annotations
 
 from collections.abc import Callable
+import dataclasses
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +26,12 @@ class PairSource(Protocol):
   query_lengths and passage_lengths `[batch]` int32; passage_key `[batch]`
   int32, equal for equal passages; accepted `[batch, any]` int32, the keys that
   are no negatives of the query (-1: none).
+
+  It may hold further passages, which are nobody's own: extra_ids
+  `[extra, width]` int32, extra_lengths and extra_key `[extra]` int32; they
+  stand behind the passages of the whole batch, and the devices divide their
+  number. A key of -1 is no passage for anyone: then each row of accepted has a
+  -1.
   """
 
   num_pairs: int  # of the first epoch
@@ -33,6 +40,23 @@ class PairSource(Protocol):
 
   def batch(self, step: int) -> Batch:
     """The batch of a step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Refresh:
+  """Pairs that follow from the parameters, made anew now and then.
+
+  Attributes:
+    steps: between two times.
+    pairs: gives the batches of `steps` steps, from the number of the first and
+      the parameters on the host. A training that resumes in between asks for
+      the same number again, with parameters of later: the answer is to be the
+      one it gave first. All have one num_steps, one batch_size and one set of
+      shapes; only batches of the steps asked for are read.
+  """
+
+  steps: int
+  pairs: Callable[[int, Any], PairSource]
 
 
 class LastEpoch:

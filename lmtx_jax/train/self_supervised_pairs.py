@@ -61,6 +61,7 @@ class SelfSupervisedPairs:
     batch_size: int,
     epochs: int,
     seed: tuple[int, ...],
+    with_contents: bool = True,
   ):
     """Takes the texts and how to cut them.
 
@@ -74,10 +75,12 @@ class SelfSupervisedPairs:
       batch_size: pairs a step; the last partial batch is dropped.
       epochs: how often the pairs are drawn.
       seed: of every draw.
+      with_contents: whether there are (title, content) pairs; RTS as published
+        has none.
     """
     self._epochs = LastEpoch(self._make_epoch)
     self._documents, self._labels = documents, labels
-    self._starts_word = starts_word
+    self._starts_word, self._with_contents = starts_word, with_contents
     self._cap = max_tokens - 2
     self._min_words, self._max_words = min_words, max_words
     most = max((len_.max(initial=0) for *_, len_ in self._words()), default=0)
@@ -135,7 +138,8 @@ class SelfSupervisedPairs:
     label = 2 * num_docs + np.arange(num_labels, dtype=np.int32)
     window = 2 * num_docs + num_labels + np.arange(len(owner), dtype=np.int32)
     titled = title[title_sizes > 0]
-    both = title[(title_sizes > 0) & (content_sizes > 0)]
+    both = (title_sizes > 0) & (content_sizes > 0) & self._with_contents
+    both = title[both]
     of_titled = title_sizes[owner] > 0
     first, second = _segment_pairs(owner, rng)
     return _Epoch(

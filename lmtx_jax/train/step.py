@@ -13,7 +13,7 @@ from lmtx_jax import devices
 from lmtx_jax.model.bi_encoder import BiEncoder
 from lmtx_jax.train import grad_cache
 from lmtx_jax.train.losses import Loss
-from lmtx_jax.train.objective import batch_loss
+from lmtx_jax.train.objective import batch_loss, passage_sides
 
 
 class TrainState(NamedTuple):
@@ -47,7 +47,8 @@ def train_step(
   of different lengths share one compiled step.
   """
   rng = jax.random.fold_in(rng, state.step)
-  if 0 < grad_cache_chunk < batch['query_ids'].shape[0]:
+  most = max(len(batch[f'{side}_ids']) for side in passage_sides(batch))
+  if 0 < grad_cache_chunk < most:
     value_and_grad = functools.partial(
       grad_cache.value_and_grad, chunk=grad_cache_chunk
     )

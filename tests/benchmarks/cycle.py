@@ -8,10 +8,11 @@ time in a new folder; --main_flags come after them. A first run, which compiles
 (programs are kept in the data cache), does not count.
 
 Idle, on a CPU: the device is the cores that XLA uses, so the idle share of a
-stage is 1 - CPU seconds of the process / (wall seconds x cores), from outside,
-read every 20 ms. Our own work on the host that runs meanwhile (batches,
-files) counts as busy, what other programs take counts as idle: the machine must
-be quiet, and "taken_by_others", their share of the cores, says whether it was.
+stage is 1 - CPU seconds of the machine / (wall seconds x cores), read from
+outside. Our own work on the host that runs meanwhile (batches, files) counts
+as busy, and so does what other programs take, this one among them: the machine
+must be quiet, and "taken_by_others", their share of the cores, says whether it
+was.
 "idle" is over all stages but the teacher's, "other_s" what lies outside the
 stages (start, tokens, export), "idle_with_other" takes that in. On an
 accelerator all of these are left out: CPU seconds tell nothing there.
@@ -44,7 +45,7 @@ from lmtx_jax import cli
 from lmtx_jax.cli import flag
 from lmtx_jax.types import UserError
 
-_TICK_S = 0.02
+_TICK_S = 0.1
 _HERTZ = os.sysconf('SC_CLK_TCK')
 _TEACHER = 'teach'
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
@@ -117,15 +118,17 @@ class Watch:
           self.spans.append((stage, now - added, now))
       self._seen[path] = seconds
 
-  def cpu(self, start: float, end: float) -> float:
-    """CPU seconds between two moments."""
-    first, last = np.interp([start, end], self._times, self._cpu)
+  def unused(self, start: float, end: float) -> float:
+    """Seconds of cores that nothing used between two moments."""
+    busy, total = zip(*self._machine, strict=True)
+    unused = np.subtract(total, busy)
+    first, last = np.interp([start, end], self._times, unused)
     return float(last - first)
 
   def taken_by_others(self) -> float:
     """Share of the machine's cores that other programs took."""
     busy, total = np.subtract(self._machine[-1], self._machine[0])
-    return float((busy - self.cpu(*self.span)) / total)
+    return float((busy - self._cpu[-1] + self._cpu[0]) / total)
 
   @property
   def span(self) -> tuple[float, float]:
@@ -164,13 +167,13 @@ def account(watch: Watch, cores: int) -> dict[str, Any]:
     watch: of a run that ended.
     cores: that the run used; 0 where its device is none, so idle is unknown.
   """
-  wall, busy = collections.Counter(), collections.Counter()
+  wall, unused = collections.Counter(), collections.Counter()
   for stage, start, end in watch.spans:
     wall[stage] += end - start
-    busy[stage] += watch.cpu(start, end)
+    unused[stage] += watch.unused(start, end)
   start, end = watch.span
   other = end - start - sum(wall.values())
-  all_busy = watch.cpu(start, end) - busy[_TEACHER]
+  all_unused = watch.unused(start, end) - unused[_TEACHER]
   names = [name for name in wall if name != _TEACHER]
   seconds = sum(wall[name] for name in names)
   row = {'seconds': dict(wall), 'other_s': other}
@@ -178,9 +181,9 @@ def account(watch: Watch, cores: int) -> dict[str, Any]:
     return row
   return row | {
     'taken_by_others': watch.taken_by_others(),
-    'idle_by_stage': {k: 1 - busy[k] / (wall[k] * cores) for k in names},
-    'idle': 1 - sum(busy[k] for k in names) / (seconds * cores),
-    'idle_with_other': 1 - all_busy / ((seconds + other) * cores),
+    'idle_by_stage': {k: unused[k] / (wall[k] * cores) for k in names},
+    'idle': sum(unused[k] for k in names) / (seconds * cores),
+    'idle_with_other': all_unused / ((seconds + other) * cores),
   }
 
 

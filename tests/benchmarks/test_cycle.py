@@ -8,7 +8,10 @@ from tests.benchmarks import cycle
 
 
 def _watch(tmp_path, monkeypatch) -> cycle.Watch:
-  """10 s on 2 cores: 4 s of encode at 1 core, 2 s of teach at none."""
+  """10 s on 2 cores: 4 s of encode at 1 core, 2 s of teach at none.
+
+  Another program takes half a core.
+  """
   now = [0.0]
   monkeypatch.setattr(cycle.time, 'monotonic', lambda: now[0])
   watch = cycle.Watch(str(tmp_path))
@@ -16,7 +19,7 @@ def _watch(tmp_path, monkeypatch) -> cycle.Watch:
   folder.mkdir()
   cpu = {0: 0.0, 2: 1.0, 6: 5.0, 8: 5.0, 10: 7.0}
   watch._times, watch._cpu = list(cpu), list(cpu.values())
-  watch._machine = [(0.0, 0.0), (12.0, 20.0)]
+  watch._machine = [(x + t / 2, 2.0 * t) for t, x in cpu.items()]
   for now[0], seconds in (
     (4.0, {'encode': 2.0}),
     (6.0, {'encode': 4.0}),
@@ -30,11 +33,11 @@ def _watch(tmp_path, monkeypatch) -> cycle.Watch:
 def test_idle_is_what_the_cores_did_not_do(tmp_path, monkeypatch):
   found = cycle.account(_watch(tmp_path, monkeypatch), cores=2)
   assert found['seconds'] == pytest.approx({'encode': 4.0, 'teach': 2.0})
-  assert found['idle_by_stage'] == pytest.approx({'encode': 0.5})
-  assert found['idle'] == pytest.approx(0.5)
+  assert found['idle_by_stage'] == pytest.approx({'encode': 0.25})
+  assert found['idle'] == pytest.approx(0.25)
   assert found['other_s'] == pytest.approx(4.0)
-  # 8 s without the teacher, 7 of their 16 CPU seconds used.
-  assert found['idle_with_other'] == pytest.approx(1 - 7 / 16)
+  # 8 s without the teacher, 7 + 4 of their 16 CPU seconds used.
+  assert found['idle_with_other'] == pytest.approx(1 - 11 / 16)
   assert found['taken_by_others'] == pytest.approx(5 / 20)
 
 

@@ -8,6 +8,7 @@ import pytest
 from lmtx_jax.evaluation.metrics import (
   inverse_propensity,
   metrics,
+  per_document,
   pseudo_label_quality,
 )
 from lmtx_jax.types import Ragged
@@ -130,6 +131,30 @@ def test_equal_to_the_definitions(docs, train, constants):
   for key in KEYS:
     if not (key[:3] == 'PSP' and not any(train)):
       assert scores[key] == pytest.approx(expected[key]), key
+
+
+@settings(max_examples=60, deadline=None)
+@given(docs=st.lists(st.tuples(label_rows, label_rows), min_size=1, max_size=6))
+def test_scores_are_means_over_documents(docs):
+  width = max(1, *(len(row) for row, _ in docs)) if docs else 1
+  predicted = np.array([row + [-1] * (width - len(row)) for row, _ in docs])
+  targets = [true for _, true in docs]
+  each = per_document(predicted, Ragged.from_rows(targets), 15)
+  assert list(each) == [name for name in KEYS if name[:3] != 'PSP']
+  scores = compute(predicted, targets, 15)
+  for name, values in each.items():
+    assert values.dtype == np.float32
+    assert values.shape == (sum(map(bool, targets)),)
+    if len(values):
+      assert values.mean() == pytest.approx(scores[name], rel=1e-5)
+
+
+def test_scores_of_each_document():
+  """In the order of the documents; the one without truth is left out."""
+  targets = Ragged.from_rows([[0, 1], [], [1, 2, 3, 4]])
+  each = per_document(np.array([[0, 5], [1, 2], [8, 2]]), targets, 10)
+  np.testing.assert_array_equal(each['P@1'], [100, 0])
+  np.testing.assert_array_equal(each['R@10'], [50, 25])
 
 
 def test_best_prediction_scores_100():

@@ -32,6 +32,7 @@ DISTILBERT = dict(
   max_position_embeddings=40,
   initializer_range=0.15,
 )
+MPNET = BERT | dict(max_position_embeddings=42)  # two of them are unused
 CASES = {
   'bert': ('Bert', BERT),
   'bert_tanh_gelu_eps_12_heads_one_type': (
@@ -48,6 +49,11 @@ CASES = {
   'distilbert_sinusoidal_deep': (
     'DistilBert',
     DISTILBERT | dict(sinusoidal_pos_embds=True, n_layers=3),
+  ),
+  'mpnet': ('MPNet', MPNET),
+  'mpnet_12_heads_eps': (
+    'MPNet',
+    MPNET | dict(num_attention_heads=12, layer_norm_eps=1e-3),
   ),
 }
 
@@ -91,7 +97,9 @@ def test_random_weights(name, tmp_path):
   write_tokenizer(tmp_path)
   ours = pretrained.load(str(tmp_path))
   assert (ours.encoder.pooling, ours.encoder.normalize) == ('mean', True)
-  ids, lengths = tokens_of(ours.encoder, 6, 33)
+  ids, lengths = tokens_of(ours.encoder, 6, 40)
+  ids[ids == 1] = 7  # padding, which MPNet gives no position of its own
+  lengths[1] = 1
   expected = torch_embeddings(model, ids, lengths, 'mean', True)
   got = jax.jit(ours.encoder.apply)(ours.params, ids, lengths)
   assert abs(got - expected).max() < 1e-5

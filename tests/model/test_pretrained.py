@@ -214,7 +214,7 @@ def test_a_tensor_of_another_shape_is_named_with_both(folder):
 def test_unsupported_models_are_refused_by_name(folder):
   edit(folder / 'config.json', model_type='t5')
   with pytest.raises(
-    UserError, match=r"'t5' is not supported.*distilbert, bert"
+    UserError, match=r"'t5' is not supported.*distilbert, bert, mpnet"
   ):
     pretrained.load(str(folder))
 
@@ -235,9 +235,9 @@ def test_unsupported_pooling_is_refused_by_name(folder):
 def test_unsupported_module_is_refused_by_name(folder):
   file = folder / 'modules.json'
   modules = json.loads(file.read_text())
-  modules.append({'path': '3', 'type': 'sentence_transformers.models.Dense'})
+  modules.append({'path': '3', 'type': 'sentence_transformers.models.LSTM'})
   file.write_text(json.dumps(modules))
-  with pytest.raises(UserError, match=r'module Dense is not supported'):
+  with pytest.raises(UserError, match=r'module LSTM is not supported'):
     pretrained.load(str(folder))
 
 
@@ -262,3 +262,35 @@ def test_a_model_that_cannot_be_found_names_the_flag(name, monkeypatch):
   with pytest.raises(UserError, match=f'--encoder={name}') as error:
     pretrained.load(name)
   assert '\n' not in str(error.value)
+
+
+def test_pooling_can_be_asked_for(folder):
+  assert pretrained.load(str(folder)).encoder.pooling == 'mean'
+  assert pretrained.load(str(folder), pooling='cls').encoder.pooling == 'cls'
+
+
+def test_what_lower_cases_outside_the_tokenizer_is_refused(folder):
+  edit(folder / 'sentence_bert_config.json', do_lower_case=True)
+  pretrained.load(str(folder))  # whose tokenizer makes small letters itself
+  file = folder / 'tokenizer.json'
+  edit(file, normalizer=None)
+  with pytest.raises(UserError, match=r'do_lower_case.*capital letters'):
+    pretrained.load(str(folder))
+
+
+def test_a_tokenizer_that_frames_no_text_is_refused(folder):
+  for name in ('tokenizer_config.json', 'special_tokens_map.json'):
+    values = json.loads((folder / name).read_text())
+    values.pop('sep_token', None)
+    (folder / name).write_text(json.dumps(values))
+  with pytest.raises(UserError, match='the tokenizer has no sep_token'):
+    pretrained.load(str(folder))
+
+
+def test_other_buckets_of_relative_positions_are_refused(folder):
+  file = folder / 'config.json'
+  file.write_text(
+    json.dumps({'model_type': 'mpnet', 'relative_attention_num_buckets': 16})
+  )
+  with pytest.raises(UserError, match=r'16 buckets.*only 32'):
+    pretrained.load(str(folder))

@@ -412,7 +412,7 @@ def test_missing_folder(tmp_path):
 
 
 def test_locked(path, monkeypatch):
-  monkeypatch.setattr('lmtx_jax.teacher.verdict_file._BUSY_TIMEOUT_S', 0.1)
+  monkeypatch.setattr('lmtx_jax.teacher.store_file._BUSY_TIMEOUT_S', 0.1)
   VerdictStore(path).close()
   with sqlite3.connect(path) as other:
     other.execute('BEGIN IMMEDIATE')

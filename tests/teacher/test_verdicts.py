@@ -171,7 +171,7 @@ def test_no_store_and_newer_store(path, store, action):
 
 
 def test_locked(path, store, tmp_path, monkeypatch):
-  monkeypatch.setattr('lmtx_jax.teacher.verdict_file._BUSY_TIMEOUT_S', 0.1)
+  monkeypatch.setattr('lmtx_jax.teacher.store_file._BUSY_TIMEOUT_S', 0.1)
   other = fill(str(tmp_path / 'other.sqlite'), ['new'])
   with contextlib.closing(sqlite3.connect(path)) as db:
     db.execute('BEGIN IMMEDIATE')

@@ -5,7 +5,12 @@ import functools
 import jax
 import numpy as np
 import pytest
-from train_fixtures import make_task, start_params, tiny_encoder
+from train_fixtures import (
+  make_rejected,
+  make_task,
+  start_params,
+  tiny_encoder,
+)
 
 from lmtx_jax import devices
 from lmtx_jax.config import TrainConfig
@@ -18,11 +23,12 @@ PARAMS = start_params(ENCODER)
 LOSSES = {
   'triplet_softmax': losses.cycle_loss(TrainConfig()),
   'triplet': losses.cycle_loss(TrainConfig(loss='triplet')),
+  'hard_negatives': losses.cycle_loss(TrainConfig(loss='decoupled_softmax')),
 }
 
 
 @functools.lru_cache
-def batch(size):
+def batch(kind, size):
   task = make_task(size)
   pairs = PseudoLabelPairs(
     task.documents,
@@ -32,6 +38,8 @@ def batch(size):
     batch_size=size,
     epochs=1,
     seed=(0, 3),
+    rejected=make_rejected(task),
+    num_hard=2 if kind == 'hard_negatives' else 0,
   )
   return devices.shard(pairs.batch(0))
 
@@ -52,17 +60,17 @@ def compiled(kind, size, chunk):
     lambda *args: jax.lax.pmean(function(*args), devices.AXIS),
     in_axes=(0, 0, None),
   )
-  return p_gradient.lower(*arguments(size)).compile()
+  return p_gradient.lower(*arguments(kind, size)).compile()
 
 
-def arguments(size):
-  return devices.replicate(PARAMS), batch(size), jax.random.key(5)
+def arguments(kind, size):
+  return devices.replicate(PARAMS), batch(kind, size), jax.random.key(5)
 
 
 def gradient(kind, size, chunk):
   """The loss, and the whole gradient as one vector."""
   value, grads = devices.unreplicate(
-    compiled(kind, size, chunk)(*arguments(size))
+    compiled(kind, size, chunk)(*arguments(kind, size))
   )
   leaves = [leaf.ravel() for leaf in jax.tree.leaves(grads)]
   return value, np.concatenate(leaves)
@@ -72,7 +80,8 @@ def gradient(kind, size, chunk):
   ('kind', 'size', 'chunk'),
   [
     ('triplet', 4096, 64),
-    ('triplet_softmax', 24, 7),  # no divisor
+    ('triplet_softmax', 24, 5),  # the last chunk is filled up
+    ('hard_negatives', 24, 5),
   ],
 )
 def test_a_chunk_at_a_time_gives_the_plain_gradient(kind, size, chunk):

@@ -1,121 +1,42 @@
 """A training from start to end: it learns, resumes, schedules, and stops."""
 
-import contextlib
 import dataclasses
-import json
 import signal
 
 import jax
+from loop_fixtures import (
+  BATCH,
+  CONFIG,
+  ENCODER,
+  TASK,
+  FakeSignalledPairs,
+  Killed,
+  KilledAt,
+  assert_same,
+  compilations,
+  make_pairs,
+  precision_at_1,
+  preemptible,
+  rows,
+  saved_steps,
+  train,
+)
 import numpy as np
 import pytest
-from train_fixtures import make_task, start_params, tiny_encoder
+from train_fixtures import make_rejected, make_task, start_params
 
 from lmtx_jax.config import TrainConfig
-from lmtx_jax.encode import Encoder
-from lmtx_jax.interrupts import Preempted, raise_when_preempted
-from lmtx_jax.metric_writer import MetricWriter
+from lmtx_jax.interrupts import Preempted
 from lmtx_jax.train import losses
-from lmtx_jax.train.loop import FitConfig, fit, learning_rate
-from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
+from lmtx_jax.train.schedule import FitConfig, learning_rate
 from lmtx_jax.train.stopping import Agreement
 from lmtx_jax.types import UserError
-
-BATCH, TASK = 16, make_task(160)
-CONFIG = FitConfig(
-  learning_rate=5e-3,
-  lr_warmup_steps=5,
-  adam_eps=1e-6,
-  weight_decay=0.0,
-  checkpoint_steps=20,
-)
-ENCODER = tiny_encoder(dropout=0.1)  # so that randomness is resumed too
-
-
-class Killed(Exception):
-  pass
-
-
-class KilledAt:
-  """A source that fails at one step, as a killed process would."""
-
-  def __init__(self, pairs, step, error=Killed):
-    self._pairs, self._step, self._error = pairs, step, error
-    self.num_steps, self.batch_size = pairs.num_steps, pairs.batch_size
-
-  def batch(self, step):
-    if step == self._step:
-      raise self._error
-    return self._pairs.batch(step)
-
-
-class FakeSignalledPairs(KilledAt):
-  """A source at one step of which a signal comes."""
-
-  def __init__(self, pairs, step, number):
-    super().__init__(pairs, None)
-    self._when, self._number, self.asked = step, number, []
-
-  def batch(self, step):
-    self.asked.append(step)
-    if step == self._when:
-      signal.raise_signal(self._number)
-    return super().batch(step)
-
-
-def make_pairs(epochs=5, seed=0, task=TASK):
-  return PseudoLabelPairs(
-    task.documents,
-    task.labels,
-    task.accepted,
-    task.label_key,
-    batch_size=BATCH,
-    epochs=epochs,
-    seed=(seed, 3, 0),
-  )
-
-
-def train(folder, pairs, config=CONFIG, params=None, cycle=0, encoder=ENCODER):
-  writer = MetricWriter(str(folder))
-  with contextlib.closing(writer):
-    return fit(
-      encoder,
-      start_params(encoder) if params is None else params,
-      pairs,
-      losses.cycle_loss(TrainConfig(margin=0.3)),
-      config,
-      rng=jax.random.key(7),
-      cycle=cycle,
-      checkpoints_dir=str(folder / 'checkpoints'),
-      writer=writer,
-      desc='train',
-    )
-
-
-def rows(folder):
-  return [json.loads(x) for x in (folder / 'metrics.jsonl').open()]
-
-
-def precision_at_1(params, task):
-  encoder = Encoder(ENCODER, params, 2048)
-  doc = encoder.encode(task.documents, np.array([9]))
-  label = encoder.encode(task.labels, np.array([4]))
-  top = task.label_key[(doc @ label.T).argmax(axis=1)]
-  return np.mean(
-    [
-      t in task.label_key[accepted]
-      for t, accepted in zip(top, task.accepted, strict=True)
-    ]
-  )
 
 
 @pytest.fixture(scope='module')
 def undisturbed(tmp_path_factory):
   folder = tmp_path_factory.mktemp('undisturbed')
   return folder, train(folder, make_pairs())
-
-
-def assert_same(a, b):
-  jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 def test_it_learns_what_it_was_never_shown(undisturbed):
@@ -170,15 +91,8 @@ def test_killed_twice(undisturbed, tmp_path):
 
 @pytest.fixture
 def handlers():
-  old = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-  raise_when_preempted()
-  yield
-  for number, handler in old.items():
-    signal.signal(number, handler)
-
-
-def saved_steps(folder):
-  return [int(p.name) for p in (folder / 'checkpoints').iterdir()]
+  with preemptible():
+    yield
 
 
 @pytest.mark.parametrize(
@@ -240,14 +154,8 @@ def test_all_devices_agree_one_call_later():
 
 @pytest.fixture
 def compiled():
-  """Names of what is compiled from now on."""
-  found = []
-  listener = lambda name, *_, **__: (  # noqa: E731
-    found.append(name) if 'compile' in name else None
-  )
-  jax.monitoring.register_event_duration_secs_listener(listener)
-  yield found
-  jax.monitoring.unregister_event_duration_listener(listener)
+  with compilations() as found:
+    yield found
 
 
 def test_nothing_compiles_after_the_first_pass_over_the_widths(
@@ -355,6 +263,58 @@ def test_start_parameters_are_left_as_they_are(tmp_path):
   assert_same(params, before)
 
 
+@pytest.mark.parametrize(
+  ('options', 'loss', 'clip_norm'),
+  [
+    (dict(rejected=make_rejected(TASK), num_hard=2), 'decoupled_softmax', 1.0),
+    (dict(clusters=np.arange(160, dtype=np.int32) % 20), 'triplet', 0.0),
+  ],
+)
+def test_other_pairs_and_losses_learn_as_well(
+  options, loss, clip_norm, tmp_path
+):
+  config = dataclasses.replace(CONFIG, clip_norm=clip_norm)
+  loss = losses.cycle_loss(TrainConfig(loss=loss))
+  params = train(tmp_path, make_pairs(**options), config, loss=loss)
+  assert precision_at_1(params, make_task(200, seed=1)) > 0.75
+
+
+def test_a_gradient_is_clipped_but_reported_as_it_was(tmp_path):
+  """With so large an epsilon Adam's first step is its gradient."""
+  start = np.concatenate(
+    [leaf.ravel() for leaf in jax.tree.leaves(start_params(ENCODER))]
+  )
+
+  def step(clip_norm):
+    folder = tmp_path / str(clip_norm)
+    folder.mkdir()
+    config = FitConfig(1e3, 0, 1e3, 0.0, 99, max_steps=1, clip_norm=clip_norm)
+    params = train(folder, make_pairs(), config)
+    moved = start - np.concatenate(
+      [leaf.ravel() for leaf in jax.tree.leaves(params)]
+    )
+    return rows(folder)[0]['train/grad_norm'], moved
+
+  norm, whole = step(0.0)
+  np.testing.assert_allclose(np.linalg.norm(whole), norm, rtol=0.01)
+  clipped_norm, clipped = step(norm / 4)
+  assert clipped_norm == norm
+  np.testing.assert_allclose(clipped, whole / 4, rtol=0, atol=norm / 1000)
+
+
+def test_a_training_cut_short_ends_there(tmp_path):
+  config = dataclasses.replace(CONFIG, max_steps=25)
+  whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+  pairs = FakeSignalledPairs(make_pairs(), None, None)
+  params = train(whole, pairs, config)
+  assert pairs.asked == list(range(25))
+  for row in rows(whole):
+    assert row['train/learning_rate'] == learning_rate(config, row['step'], 25)
+  with pytest.raises(Killed):
+    train(killed, KilledAt(make_pairs(), 22), config)
+  assert_same(train(killed, make_pairs(), config), params)
+
+
 def test_learning_rate_rises_to_its_peak_and_falls_to_zero():
   rates = [learning_rate(CONFIG, step, 50) for step in range(51)]
   np.testing.assert_allclose(rates[:6], np.arange(6) * 1e-3)
@@ -366,3 +326,25 @@ def test_few_steps_are_not_all_warm_up(num_steps):
   rates = [learning_rate(CONFIG, step, num_steps) for step in range(num_steps)]
   assert max(rates) == CONFIG.learning_rate
   assert learning_rate(CONFIG, num_steps, num_steps) == 0
+
+
+def test_learning_rate_falls_to_another_end():
+  config = dataclasses.replace(CONFIG, final_learning_rate=1e-3)
+  rates = [learning_rate(config, step, 50) for step in range(51)]
+  np.testing.assert_allclose(rates[5:], np.linspace(5e-3, 1e-3, 46))
+
+
+@pytest.mark.parametrize(
+  ('epochs', 'num_steps', 'expected'),
+  [
+    (5, 10, [5, 5, 4, 4, 3, 3, 2, 2, 1, 1]),
+    (1, 3, [5, 5, 5]),
+    (3, 7, [5, 5, 5, 3, 3, 1, 1]),  # cut short by max_steps
+  ],
+)
+def test_learning_rate_of_an_epoch(epochs, num_steps, expected):
+  config = dataclasses.replace(
+    CONFIG, final_learning_rate=1e-3, by_epoch=True, epochs=epochs
+  )
+  rates = [learning_rate(config, step, num_steps) for step in range(num_steps)]
+  np.testing.assert_allclose(rates, np.array(expected) / 1000)

@@ -1,5 +1,6 @@
 """Loss and gradient against float64 calculations of the published formulas."""
 
+import functools
 import math
 
 import jax
@@ -11,10 +12,10 @@ from lmtx_jax.train import losses
 
 MARGIN, TEMPERATURE, K, NCE_TEMPERATURE = 0.3, 0.1, 4, 0.05
 TOLERANCE = 1e-6
-KINDS = ['triplet', 'triplet_softmax', 'info_nce']
+KINDS = ['triplet', 'triplet_softmax', 'decoupled_softmax', 'info_nce']
 
 
-def ours(kind, k=K):
+def make_loss(kind, k=K):
   if kind == 'info_nce':
     return losses.warmup_loss(WarmupConfig(warmup_temperature=NCE_TEMPERATURE))
   return losses.cycle_loss(
@@ -25,6 +26,11 @@ def ours(kind, k=K):
       num_negatives=k,
     )
   )
+
+
+def ours(kind, k=K):
+  """The mean over the queries, as the objective takes it."""
+  return lambda *arguments: make_loss(kind, k)(*arguments).mean()
 
 
 def reference(kind, doc, label, own, masked, k=K):
@@ -46,6 +52,12 @@ def reference(kind, doc, label, own, masked, k=K):
       weighted = sum(h * e for h, e in zip(hinge, power, strict=True))
       if negatives:
         total += weighted / sum(power) / min(k, len(label))
+    elif kind == 'decoupled_softmax':
+      power = math.exp(s_p / TEMPERATURE)
+      others = sum(
+        math.exp(score[n] / TEMPERATURE) for n in negatives if n != own[d]
+      )
+      total -= math.log(power / (power + others))
     else:
       logit = [
         score[n] / NCE_TEMPERATURE for n in sorted({*negatives, int(own[d])})
@@ -76,6 +88,10 @@ def torch_value_and_grad(kind, doc, label, own, masked, k=K):
     own_place = torch.nn.functional.one_hot(own, len(label)).bool()
     logit = score.masked_fill(masked & ~own_place, -torch.inf)
     loss = torch.nn.functional.cross_entropy(logit / NCE_TEMPERATURE, own)
+  elif kind == 'decoupled_softmax':
+    power = torch.exp(s_p / TEMPERATURE)
+    others = torch.exp(score / TEMPERATURE) * ~masked
+    loss = -torch.log(power / (power + others.sum(1, keepdim=True))).mean()
   else:
     hinge = torch.relu(score - s_p + MARGIN)
     if kind == 'triplet':
@@ -119,6 +135,10 @@ def case(name, b=6, dim=5):
     masked[0, 3] = masked[3, 0] = True
   elif name == 'part_of_a_batch':  # a second device's part
     doc, own, masked = doc[3:], own[3:], masked[3:]
+  elif name == 'extra_passages':  # two are nobody's own, one nobody's negative
+    label = np.concatenate([label, unit(draw.randn(3, dim))])
+    masked = np.pad(masked, [(0, 0), (0, 3)])
+    masked[:, -1] = masked[1, -2] = True
   return *(x.astype(np.float32) for x in (doc, label)), own, masked
 
 
@@ -130,6 +150,7 @@ CASES = [
   'few_negatives',
   'one_document_all_masked',
   'part_of_a_batch',
+  'extra_passages',
 ]
 
 
@@ -182,13 +203,92 @@ def test_satisfied_or_masked_negatives_teach_nothing(kind):
     assert not np.any(grads)  # NaN is not 0 either
 
 
-def test_info_nce_without_any_negative_is_zero():
+@pytest.mark.parametrize('kind', ['info_nce', 'decoupled_softmax'])
+def test_a_softmax_without_any_negative_is_zero(kind):
   arguments = (*case('plain')[:3], np.ones((6, 6), bool))
-  value, grads = jax.value_and_grad(ours('info_nce'), argnums=(0, 1))(
-    *arguments
-  )
+  value, grads = jax.value_and_grad(ours(kind), argnums=(0, 1))(*arguments)
   np.testing.assert_allclose(value, 0, atol=1e-6)
   np.testing.assert_allclose(grads, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_value_a_query_that_no_other_query_changes(kind):
+  doc, label, own, masked = case('accepted_besides_own')
+  values = make_loss(kind)(doc, label, own, masked)
+  assert values.shape == (6,)
+  for d in range(6):
+    row = slice(d, d + 1)
+    alone = make_loss(kind)(doc[row], label, own[row], masked[row])
+    np.testing.assert_allclose(alone, values[row], rtol=1e-6)
+
+
+# --- contrast with clusters --------------------------------------------------
+
+WEIGHT, NUM_LABELS = 0.7, 3
+cluster_contrast = functools.partial(
+  losses.cluster_contrast,
+  temperature=TEMPERATURE,
+  num_labels=NUM_LABELS,
+  weight=WEIGHT,
+)
+
+
+def cluster_case(size=6, dim=5):
+  """The second of two devices; queries 3 and 5 are of one cluster with 0."""
+  draw = np.random.RandomState(3)
+  title = draw.randn(3, dim).astype(np.float32)
+  passage = draw.randn(2 * size + NUM_LABELS, dim).astype(np.float32) / 3
+  masked = np.zeros((3, len(passage)), bool)
+  masked[0, [3, 5, 0]] = masked[2, [3, 5, 0]] = True
+  masked[1, size:] = True  # is not read
+  return title, passage, np.array([3, 4, 5], np.int32), masked
+
+
+def cluster_reference(title, passage, own, masked):
+  """One query after the other; positives of each, then the texts again."""
+  size, total = (len(passage) - NUM_LABELS) // 2, 0.0
+  for q in range(len(title)):
+    power = [math.exp(float(title[q] @ p) / TEMPERATURE) for p in passage]
+    contents, others = power[:size], power[size:]
+    positives = {int(own[q])} | {n for n in range(size) if masked[q, n]}
+    total -= sum(
+      math.log(contents[p] / sum(contents)) for p in positives
+    ) / len(positives)
+    total -= WEIGHT * math.log(others[own[q]] / sum(others))
+  return total / len(title)
+
+
+def test_cluster_contrast_by_differences():
+  arguments = cluster_case()
+  title, passage, own, masked = arguments
+  title, passage = title.astype(np.float64), passage.astype(np.float64)
+  value, grads = jax.value_and_grad(
+    lambda *arguments: cluster_contrast(*arguments).mean(), argnums=(0, 1)
+  )(*arguments)
+  close = dict(rtol=1e-5, atol=1e-5)
+  expected = cluster_reference(title, passage, own, masked)
+  np.testing.assert_allclose(value, expected, **close)
+  by_title = slope(lambda x: cluster_reference(x, passage, own, masked), title)
+  by_passage = slope(
+    lambda x: cluster_reference(title, x, own, masked), passage
+  )
+  np.testing.assert_allclose(grads[0], by_title, **close)
+  np.testing.assert_allclose(grads[1], by_passage, **close)
+
+
+def test_cluster_contrast_by_torch():
+  torch = pytest.importorskip('torch')
+  title, passage, own, masked = cluster_case()
+  entropy = torch.nn.functional.cross_entropy
+  logit = torch.tensor(title).double() @ torch.tensor(passage).double().T
+  logit, own_ = logit / TEMPERATURE, torch.tensor(own).long()
+  positive = torch.tensor(masked[:, :6])
+  positive[torch.arange(3), own_] = True
+  share = positive / positive.sum(dim=1, keepdim=True)
+  expected = entropy(logit[:, :6], share.double(), reduction='none')
+  expected += WEIGHT * entropy(logit[:, 6:], own_, reduction='none')
+  values = cluster_contrast(title, passage, own, masked)
+  np.testing.assert_allclose(values, expected, rtol=1e-5)
 
 
 def test_a_satisfied_negative_takes_weight_from_the_others():

@@ -38,11 +38,18 @@ def started(tmp_path_factory):
   return folder
 
 
-def test_gradient_in_chunks_on_eight_devices(started):
-  plain, cached = np.load(started / 'gradients_8.npy')
+@pytest.mark.parametrize(
+  ('file', 'loss'),
+  [
+    ('gradients_8.npy', training_run.LOSS),
+    ('extra_8.npy', training_run.CLUSTER_LOSS),
+  ],
+)
+def test_gradient_in_chunks_on_eight_devices(file, loss, started):
+  plain, cached = np.load(started / file)
   error = np.linalg.norm(cached - plain) / np.linalg.norm(plain)
   assert error < 1e-5
-  one, _ = training_run.gradients()
+  one, _ = training_run.gradients(loss)
   assert np.linalg.norm(plain - one) / np.linalg.norm(one) < 1e-5
 
 

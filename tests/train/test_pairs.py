@@ -240,7 +240,15 @@ class Made:
       out += word
     return out
 
-  def pairs(self, words=(2, 4), batch_size=1, epochs=1, max_tokens=400, seed=0):
+  def pairs(
+    self,
+    words=(2, 4),
+    batch_size=1,
+    epochs=1,
+    max_tokens=400,
+    seed=0,
+    with_contents=True,
+  ):
     return SelfSupervisedPairs(
       self.tokens,
       view(self.labels),
@@ -251,6 +259,7 @@ class Made:
       batch_size=batch_size,
       epochs=epochs,
       seed=(seed, 2),
+      with_contents=with_contents,
     )
 
   def count_words(self, tokens):
@@ -283,6 +292,19 @@ def check_windows(made, content, windows, low, high):
     assert low / 2 <= counts[-1] < high + low / 2
   elif counts:
     assert counts[0] < high + low / 2
+
+
+@settings(max_examples=20, deadline=None)
+@given(DOCS, WORDS)
+def test_without_contents_all_other_pairs_stay(docs, words):
+  made = Made(docs)
+  found = collections.Counter(drawn(made.pairs(words)))
+  found -= collections.Counter(drawn(made.pairs(words, with_contents=False)))
+  assert found == collections.Counter(
+    (title, content)
+    for title, content in zip(made.titles, made.contents, strict=True)
+    if title and content
+  )
 
 
 @settings(max_examples=80, deadline=None)

@@ -71,6 +71,66 @@ def test_only_labels_that_are_not_accepted_are_negatives():
   assert devices.unreplicate(value) > expected + 0.1
 
 
+def with_extra(labels, keys):
+  """The batch with further passages."""
+  return {
+    **make_batch(LABELS, [[*row, -1] for row in ACCEPTED]),
+    **side('extra', TASK.labels, labels),
+    'extra_key': np.array(keys, np.int32),
+  }
+
+
+def loss_of(batch, rng=None, loss=LOSS):
+  p_loss = devices.p_map(
+    functools.partial(batch_loss, rng=rng, bi_encoder=ENCODER, loss=loss)
+  )
+  value = p_loss(devices.replicate(PARAMS), devices.shard(batch))
+  return float(devices.unreplicate(value))
+
+
+def test_extra_passages_are_negatives_of_all_but_those_who_accept_them():
+  """Label 12 of all, label 9 not of documents 3 and 4, label 5 of none."""
+  batch = with_extra([12, 9, 5], [12, 9, -1])
+  embed = jax.jit(ENCODER.apply)
+  doc, label, extra = (
+    np.float64(embed(PARAMS, batch[f'{s}_ids'], batch[f'{s}_lengths']))
+    for s in ('query', 'passage', 'extra')
+  )
+  score = doc @ np.concatenate([label, extra]).T
+  hinge = np.maximum(0, score - np.diag(score)[:, None] + TrainConfig().margin)
+  expected = np.mean(
+    [
+      sum(hinge[d, n] for n in set(range(6)) - POSITIVES[d])
+      + hinge[d, 6]
+      + hinge[d, 7] * (d not in (3, 4))
+      for d in range(6)
+    ]
+  )
+  np.testing.assert_allclose(loss_of(batch), expected, rtol=1e-6)
+
+
+def test_extra_passages_of_nobody_leave_the_loss_as_it_is():
+  """So the dropout of the other passages is the same, too."""
+  key = jax.random.key(3)
+  plain = loss_of(make_batch(LABELS, ACCEPTED), key)
+  extra = loss_of(with_extra([12, 9, 5], [-1, -1, -1]), key)
+  np.testing.assert_allclose(extra, plain, rtol=1e-6)
+
+
+def test_a_text_again_has_a_dropout_of_its_own():
+  batch = make_batch(LABELS, ACCEPTED)
+  batch |= {f'extra_{x}': batch[f'query_{x}'] for x in ('ids', 'lengths')}
+  batch['extra_key'] = np.arange(6, dtype=np.int32)
+
+  def apart(query_emb, passage_emb, own, masked):
+    del masked
+    return abs(query_emb - passage_emb[6:][own]).max(axis=1)
+
+  loss = lambda rng: loss_of(batch, rng, apart)  # noqa: E731
+  assert loss(None) < 1e-6
+  assert loss(jax.random.key(3)) > 0.01
+
+
 @pytest.fixture(scope='module')
 def one_step():
   optimizer = optax.scale_by_adam()

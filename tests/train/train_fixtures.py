@@ -47,6 +47,29 @@ def make_task(num_docs: int, seed: int = 0) -> Task:
   return Task(view(documents), view(labels), Ragged.from_rows(accepted), key)
 
 
+def make_rejected(task: Task, seed: int = 0) -> Ragged:
+  """Up to 3 labels that a document does not have; none of every fourth."""
+  draw = np.random.RandomState(seed)
+  rows = []
+  for d, accepted in enumerate(task.accepted):
+    keys = task.label_key[accepted]
+    wrong = np.flatnonzero(~np.isin(task.label_key, keys))
+    rows.append(draw.permutation(wrong)[: d % 4])
+  return Ragged.from_rows(rows)
+
+
+def with_texts_again(batch, num_labels: int):
+  """A batch whose extra passages are its queries, then its first passages."""
+  extra, width = {}, batch['query_ids'].shape[1]
+  for name in ('ids', 'lengths'):
+    label = batch[f'passage_{name}'][:num_labels]
+    if name == 'ids':
+      label = np.pad(label, [(0, 0), (0, width - label.shape[1])])
+    extra[f'extra_{name}'] = np.concatenate([batch[f'query_{name}'], label])
+  key = 1000 + np.arange(len(extra['extra_lengths']), dtype=np.int32)
+  return {**batch, **extra, 'extra_key': key}
+
+
 def vocab_size() -> int:
   return 10 + 3 * _NUM_LABELS + _NOISE
 

@@ -7,19 +7,29 @@ import sys
 
 import jax
 import numpy as np
-from train_fixtures import make_task, start_params, tiny_encoder
+from train_fixtures import (
+  make_task,
+  start_params,
+  tiny_encoder,
+  with_texts_again,
+)
 
 from lmtx_jax import devices
 from lmtx_jax.config import TrainConfig
 from lmtx_jax.metric_writer import MetricWriter
 from lmtx_jax.train import grad_cache, losses
-from lmtx_jax.train.loop import FitConfig, fit
+from lmtx_jax.train.loop import fit
 from lmtx_jax.train.objective import batch_loss
 from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
+from lmtx_jax.train.schedule import FitConfig
 
 ENCODER, TASK = tiny_encoder(dropout=0.1), make_task(160)
 LOSS = losses.cycle_loss(TrainConfig(loss='triplet'))
 STEPS, SAVED_AT = 10, 5
+NUM_LABELS = 8  # of the extra passages
+CLUSTER_LOSS = functools.partial(
+  losses.cluster_contrast, temperature=0.1, num_labels=NUM_LABELS, weight=0.5
+)
 
 
 class FakeKilledPairs:
@@ -72,16 +82,18 @@ def train(folder, kill_at=None):
   return flat(params)
 
 
-def gradients():
+def gradients(loss=LOSS):
   """The plain gradient, and one in chunks of 3 rows a device."""
-  batch = devices.shard(make_pairs().batch(0))
-  found = []
+  batch = make_pairs().batch(0)
+  if loss is CLUSTER_LOSS:
+    batch = with_texts_again(batch, NUM_LABELS)
+  batch, found = devices.shard(batch), []
   for function in (
     jax.value_and_grad(
-      functools.partial(batch_loss, bi_encoder=ENCODER, loss=LOSS)
+      functools.partial(batch_loss, bi_encoder=ENCODER, loss=loss)
     ),
     functools.partial(
-      grad_cache.value_and_grad, bi_encoder=ENCODER, loss=LOSS, chunk=3
+      grad_cache.value_and_grad, bi_encoder=ENCODER, loss=loss, chunk=3
     ),
   ):
     p_gradient = devices.p_map(
@@ -100,6 +112,7 @@ def main(count, task, folder):
   assert devices.count() == count
   if task == 'start':
     np.save(folder / f'gradients_{count}.npy', gradients())
+    np.save(folder / f'extra_{count}.npy', gradients(CLUSTER_LOSS))
     assert train(folder, SAVED_AT + 2) is None
   else:
     np.save(folder / f'params_{count}.npy', train(folder))

@@ -2,44 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-import contextlib
-import dataclasses
+from collections.abc import Sequence
 import math
 from typing import Any, Protocol
 
 import numpy as np
 
+from lmtx_jax.teacher.llm.wire import (
+  Malformed,
+  Reply,
+  openai_body,
+  openai_choices,
+  openai_reply,
+  reading,
+  sglang_body,
+  sglang_metas,
+  sglang_reply,
+)
 from lmtx_jax.types import INVALID, NO, YES, Verdicts
 
 _TEXT_TOKENS, _TEXT_CHARS = 8, 10  # the paper's reading of an answer
-# Sglang 0.5.20 dies of a batch in which some requests name tokens and some do
-# not; so all of ours do, for another run may be using the same server.
-_ANY_ID = (0,)
 _TOP = 5  # completions show so many of the likeliest tokens
 
 
-class Malformed(Exception):
-  """A reply that is not what was asked for; asking again may help."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Reply:
-  """What a request brought.
-
-  Attributes:
-    verdicts: of its `n` prompts, in order.
-    prompt_tokens: of all prompts.
-    cached_tokens: of those, how many the server had in its cache.
-    answer_mass: mean probability of yes and no together; NaN if unknown.
-    weights: versions of the weights that answered, where they are told.
-  """
-
-  verdicts: Verdicts
-  prompt_tokens: int
-  cached_tokens: int
-  answer_mass: float
-  weights: frozenset[str] = frozenset()
+# A question that was refused, as a verdict.
+NO_VERDICT = Verdicts(
+  np.array([INVALID], np.int8), np.array([np.nan], np.float32)
+)
 
 
 class Api(Protocol):
@@ -47,11 +36,11 @@ class Api(Protocol):
 
   Attributes:
     path: where they are posted.
-    reads_logprobs: whether verdicts come from probabilities, not from text.
+    no_answer: stands for the one answer to a prompt that no server can take.
   """
 
   path: str
-  reads_logprobs: bool
+  no_answer: Any
 
   def body(self, prompts: Sequence[str], rids: Sequence[str]) -> dict[str, Any]:
     """What is posted; `rids` are names of the prompts, new for each post."""
@@ -67,9 +56,13 @@ class Api(Protocol):
 
 
 class SglangApi:
-  """SGLang's own `/generate`."""
+  """SGLang's own `/generate`.
 
-  path = '/generate'
+  Attributes:
+    reads_logprobs: whether verdicts come from probabilities, not from text.
+  """
+
+  path, no_answer = '/generate', NO_VERDICT
 
   def __init__(
     self, answer_ids: tuple[Sequence[int], Sequence[int]] | None = None
@@ -80,43 +73,21 @@ class SglangApi:
 
   def body(self, prompts: Sequence[str], rids: Sequence[str]) -> dict[str, Any]:
     """See `Api.body`."""
-    yes, no = self._ids or (_ANY_ID, ())
-    return {
-      'text': list(prompts),
-      'rid': list(rids),
-      'sampling_params': {
-        # It scales the log-probabilities too: 0 leaves them alone.
-        'temperature': 0,
-        # Without a new token there is the distribution after the prompt.
-        'max_new_tokens': 0 if self._ids else _TEXT_TOKENS,
-      },
-      'return_logprob': True,
-      'token_ids_logprob': [*yes, *no],
-    }
+    if self._ids is None:
+      return sglang_body(prompts, rids, _TEXT_TOKENS)
+    yes, no = self._ids
+    # Without a new token there is the distribution after the prompt.
+    return sglang_body(prompts, rids, 0, (*yes, *no))
 
   def read(self, reply: Any, rids: Sequence[str]) -> Reply:
     """See `Api.read`."""
-    with _reading():
-      if not isinstance(reply, list) or len(reply) != len(rids):
-        raise Malformed('not as many answers as questions')
-      metas = [item['meta_info'] for item in reply]
-      if [meta['id'] for meta in metas] != list(rids):
-        raise Malformed('answers to other questions')
-      if any(meta['finish_reason']['type'] == 'abort' for meta in metas):
-        raise Malformed('aborted by the server')
+    with reading():
+      metas = sglang_metas(reply, rids)
       if self._ids is None:
         verdicts, mass = _read_texts([item['text'] for item in reply])
       else:
         verdicts, mass = self._read_logprobs(metas)
-      return Reply(
-        verdicts,
-        sum(int(meta['prompt_tokens']) for meta in metas),
-        sum(int(meta.get('cached_tokens') or 0) for meta in metas),
-        mass,
-        frozenset(
-          str(x['weight_version']) for x in metas if 'weight_version' in x
-        ),
-      )
+      return sglang_reply(verdicts, metas, mass)
 
   def _read_logprobs(self, metas: list[dict]) -> tuple[Verdicts, float]:
     yes, no = self._ids
@@ -138,9 +109,13 @@ class SglangApi:
 
 
 class OpenAiApi:
-  """`/v1/completions`, which SGLang, vLLM and others serve alike."""
+  """`/v1/completions`, which SGLang, vLLM and others serve alike.
 
-  path = '/v1/completions'
+  Attributes:
+    reads_logprobs: as of `SglangApi`.
+  """
+
+  path, no_answer = '/v1/completions', NO_VERDICT
 
   def __init__(self, model: str, reads_logprobs: bool):
     """Takes the server's name of its model, and how answers are read."""
@@ -148,29 +123,19 @@ class OpenAiApi:
 
   def body(self, prompts: Sequence[str], rids: Sequence[str]) -> dict[str, Any]:
     """See `Api.body`; this one has no names for prompts."""
-    body = {'model': self._model, 'prompt': list(prompts), 'temperature': 0}
     if not self.reads_logprobs:
-      return {**body, 'max_tokens': _TEXT_TOKENS}
-    return {**body, 'max_tokens': 1, 'logprobs': _TOP}
+      return openai_body(self._model, prompts, _TEXT_TOKENS)
+    return {**openai_body(self._model, prompts, 1), 'logprobs': _TOP}
 
   def read(self, reply: Any, rids: Sequence[str]) -> Reply:
     """See `Api.read`."""
-    with _reading():
-      choices = sorted(reply['choices'], key=lambda choice: choice['index'])
-      if [choice['index'] for choice in choices] != list(range(len(rids))):
-        raise Malformed('not one answer to each question')
+    with reading():
+      choices = openai_choices(reply, len(rids))
       if not self.reads_logprobs:
         verdicts, mass = _read_texts([choice['text'] for choice in choices])
       else:
         verdicts, mass = self._read_logprobs(choices)
-      usage = reply.get('usage') or {}
-      details = usage.get('prompt_tokens_details') or {}
-      return Reply(
-        verdicts,
-        int(usage.get('prompt_tokens') or 0),
-        int(details.get('cached_tokens') or 0),
-        mass,
-      )
+      return openai_reply(verdicts, reply, mass)
 
   def _read_logprobs(self, choices: list[dict]) -> tuple[Verdicts, float]:
     """An answer that is not among the likeliest has at most the last's mass."""
@@ -195,18 +160,6 @@ class OpenAiApi:
     with np.errstate(divide='ignore'):
       verdicts = _verdicts(np.log(table[:, 0]), np.log(table[:, 1]))
     return verdicts, float(table[:, 2].mean())
-
-
-@contextlib.contextmanager
-def _reading() -> Iterator[None]:
-  """Turns what goes wrong in reading a reply into `Malformed`."""
-  try:
-    yield
-  except (
-    *(LookupError, TypeError, ValueError),
-    *(AttributeError, OverflowError),
-  ) as e:
-    raise Malformed(f'an answer that cannot be read ({e!r})') from e
 
 
 def _verdicts(log_yes: np.ndarray, log_no: np.ndarray) -> Verdicts:

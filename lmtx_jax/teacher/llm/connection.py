@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerFast
 
 from lmtx_jax.llm_config import LlmConfig
 from lmtx_jax.model.tokenizer import load_tokenizer
-from lmtx_jax.teacher.llm.api import Malformed, OpenAiApi, SglangApi
+from lmtx_jax.teacher.llm.api import OpenAiApi, SglangApi
 from lmtx_jax.teacher.llm.server import Busy, Failed, Lost, Refused, Server
+from lmtx_jax.teacher.llm.wire import Malformed
 from lmtx_jax.types import UserError
 
 _POLL_S = 2.0  # between two looks at a server that is still starting

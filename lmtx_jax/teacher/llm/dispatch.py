@@ -18,7 +18,7 @@ from absl import logging
 import numpy as np
 
 from lmtx_jax.llm_config import LlmConfig
-from lmtx_jax.teacher.llm.api import Api, Malformed, Reply
+from lmtx_jax.teacher.llm.api import Api
 from lmtx_jax.teacher.llm.lane import Lane, Question
 from lmtx_jax.teacher.llm.server import (
   Busy,
@@ -29,7 +29,8 @@ from lmtx_jax.teacher.llm.server import (
   TimedOut,
 )
 from lmtx_jax.teacher.llm.usage import Usage
-from lmtx_jax.types import INVALID, UserError, Verdicts
+from lmtx_jax.teacher.llm.wire import Malformed, Reply, take
+from lmtx_jax.types import UserError
 
 _GIVE_UP_AFTER = 10  # failures of a question that is asked alone
 _LOOK_EVERY_S = 30.0  # at which model a server has
@@ -39,12 +40,9 @@ _TICK_S = 1.0  # the caller hears of us at least so often
 _ALL_TOO_LONG = 32  # questions, before any other was answered
 _WARNINGS = 10  # of a kind; the tally has the numbers
 _NOBODY = -1  # position of a question that nobody asked
-_NOTHING = (
-  np.zeros(0, np.int64),
-  Verdicts(np.zeros(0, np.int8), np.zeros(0, np.float32)),
-)
 
-Answers = tuple[np.ndarray, Verdicts]
+# Positions, and what `Reply.answers` holds of them.
+Answers = tuple[np.ndarray, Any]
 
 
 class Dispatcher:
@@ -89,9 +87,11 @@ class Dispatcher:
     self._error: UserError | None = None
     self._outage_since: float | None = None
     self._last_failure = ''
+    nobody = np.zeros(0, np.int64)
+    self._nothing = nobody, take(api.no_answer, nobody)
 
   async def run(self) -> AsyncIterator[Answers]:
-    """Yields `(positions, verdicts)` as they come, empty ones in between.
+    """Yields `(positions, answers)` as they come, empty ones in between.
 
     Raises:
       UserError: nobody answered for too long, a server has another model than
@@ -102,7 +102,7 @@ class Dispatcher:
         self._read_on()
         self._send()
         answers = await self._wait()
-        for answer in answers or [_NOTHING]:
+        for answer in answers or [self._nothing]:
           yield answer
         self._check()
       for answer in self._flush_too_long():
@@ -241,14 +241,13 @@ class Dispatcher:
     lane.release(batch)
     self._outage_since = None
     self._usage.count(reply)
-    return [*self._flush_too_long(), self._answers(batch, reply.verdicts)]
+    return [*self._flush_too_long(), self._answers(batch, reply.answers)]
 
-  def _answers(self, batch: list[Question], verdicts: Verdicts) -> Answers:
+  def _answers(self, batch: list[Question], answers: Any) -> Answers:
     positions = np.array([question.position for question in batch], np.int64)
     asked = positions != _NOBODY
     self._is_probing &= bool(asked.all())
-    verdicts = Verdicts(verdicts.answer[asked], verdicts.p_yes[asked])
-    return positions[asked], verdicts
+    return positions[asked], take(answers, asked)
 
   # What goes wrong
 
@@ -329,12 +328,9 @@ class Dispatcher:
       why,
     )
     self._release(lane, batch)
-    verdict = Verdicts(
-      np.array([INVALID], np.int8), np.array([np.nan], np.float32)
-    )
     # All of them may be too long for a server with a small context: then
     # nothing is stored that a larger one could answer.
-    self._too_long.append(self._answers(batch, verdict))
+    self._too_long.append(self._answers(batch, self._api.no_answer))
     if self._usage.num_answers:
       return self._flush_too_long()
     if len(self._too_long) >= _ALL_TOO_LONG:

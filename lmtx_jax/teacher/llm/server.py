@@ -8,7 +8,7 @@ from typing import Any
 
 import aiohttp
 
-from lmtx_jax.teacher.llm.api import Malformed
+from lmtx_jax.teacher.llm.wire import Malformed
 from lmtx_jax.types import UserError
 
 _CONNECT_S = 10.0

@@ -6,7 +6,7 @@ import dataclasses
 
 from absl import logging
 
-from lmtx_jax.teacher.llm.api import Reply
+from lmtx_jax.teacher.llm.wire import Reply
 
 _ODD_AFTER, _ODD_MASS = 100, 0.1  # questions; probability of yes and no
 
@@ -35,8 +35,8 @@ class Usage:
     self.prompt_tokens += reply.prompt_tokens
     self.cached_tokens += reply.cached_tokens
     before = self.num_answers
-    self.num_answers += len(reply.verdicts)
-    self._answer_mass += reply.answer_mass * len(reply.verdicts)
+    self.num_answers += len(reply.answers)
+    self._answer_mass += reply.answer_mass * len(reply.answers)
     if before < _ODD_AFTER <= self.num_answers:
       mass = self._answer_mass / self.num_answers  # NaN where it is unknown
       if mass < _ODD_MASS:

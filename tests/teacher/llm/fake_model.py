@@ -92,7 +92,7 @@ class FakeModel:
     answer = p_yes * self._yes + (1 - p_yes) * self._no
     if not is_answer or not answer.any():
       answer = np.zeros(self.num_tokens)
-      answer[self._encode(_say(thought))[0]] = 1
+      answer[(self._encode(_say(thought)) or [self.eos])[0]] = 1
     mass = _ANSWER_MASS * answer + self._rest
     return np.log(np.maximum(mass, _FLOOR))
 

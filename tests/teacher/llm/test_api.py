@@ -49,8 +49,8 @@ def test_sglang_body():
 
 def test_p_yes_is_the_share_of_all_spellings():
   reply = SglangApi((YES_IDS, NO_IDS)).read(REPLY, ['a', 'b'])
-  np.testing.assert_allclose(reply.verdicts.p_yes, [0.75, 0.25], rtol=1e-6)
-  assert reply.verdicts.answer.tolist() == [YES, NO]
+  np.testing.assert_allclose(reply.answers.p_yes, [0.75, 0.25], rtol=1e-6)
+  assert reply.answers.answer.tolist() == [YES, NO]
   assert (reply.prompt_tokens, reply.cached_tokens) == (20, 16)
   assert reply.answer_mass == pytest.approx((0.4 + 0.8) / 2)
 
@@ -61,7 +61,7 @@ def test_p_yes_of_any_logprobs(values):
   yes, no = np.logaddexp(*values[:2]), values[2]
   expected = 1 / (1 + math.exp(min(no - yes, 700)))
   np.testing.assert_allclose(
-    reply.verdicts.p_yes, [expected], rtol=1e-5, atol=1e-30
+    reply.answers.p_yes, [expected], rtol=1e-5, atol=1e-30
   )
 
 
@@ -125,9 +125,9 @@ def test_text_is_read_as_in_the_paper(text, answer):
     ),
   }
   for reply in replies.values():
-    assert reply.verdicts.answer.tolist() == [answer]
+    assert reply.answers.answer.tolist() == [answer]
     p_yes = {YES: 1, NO: 0, INVALID: np.nan}[answer]
-    np.testing.assert_equal(reply.verdicts.p_yes, np.float32([p_yes]))
+    np.testing.assert_equal(reply.answers.p_yes, np.float32([p_yes]))
 
 
 def completion(*tops):
@@ -165,9 +165,9 @@ def test_openai_logprobs():
   ]
   reply = OpenAiApi('m', True).read(completion(*tops), list('abcd'))
   np.testing.assert_allclose(
-    reply.verdicts.p_yes, [0.75, 1 / 9, 0.8, np.nan], rtol=1e-6
+    reply.answers.p_yes, [0.75, 1 / 9, 0.8, np.nan], rtol=1e-6
   )
-  assert reply.verdicts.answer.tolist() == [YES, NO, YES, INVALID]
+  assert reply.answers.answer.tolist() == [YES, NO, YES, INVALID]
   assert (reply.prompt_tokens, reply.cached_tokens) == (30, 20)
 
 
@@ -175,7 +175,7 @@ def test_openai_answers_are_put_in_order():
   reply = completion({' yes': -0.1, 'x': -3}, {' no': -0.1, 'x': -3})
   reply['choices'].reverse()
   found = OpenAiApi('m', True).read(reply, ['a', 'b'])
-  assert found.verdicts.answer.tolist() == [YES, NO]
+  assert found.answers.answer.tolist() == [YES, NO]
 
 
 @pytest.mark.parametrize(

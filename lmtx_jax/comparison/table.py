@@ -1,0 +1,226 @@
+"""The numbers of a comparison, as text, CSV and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import csv
+import dataclasses
+import io
+from typing import Any
+
+from lmtx_jax.comparison.groups import (
+  Row,
+  deviation,
+  differing,
+  is_idle,
+  mean,
+  usual,
+)
+from lmtx_jax.comparison.runs import Run
+from lmtx_jax.comparison.significance import LEVEL, Test
+
+UNKNOWN = '-'
+_REPEATS = 0.01  # share of pairs that texts alike may answer within a cycle
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """Rows, their scores and their tests.
+
+  Attributes:
+    data_name: what the user called the dataset.
+    metrics: names of the scores shown.
+    rows: the rows.
+    reference: index of the row that the others are tested against.
+    tests: by metric, the test of each row; None for the reference.
+  """
+
+  data_name: str
+  metrics: tuple[str, ...]
+  rows: Sequence[Row]
+  reference: int
+  tests: dict[str, list[Test | None]]
+
+  def text(self) -> str:
+    """For a terminal."""
+    costs = self.cost_names()
+    lines = [['#', '', *self.metrics, 'seeds', *costs]]
+    for i, row in enumerate(self.rows):
+      lines.append(
+        [
+          str(i + 1),
+          row.name,
+          *(self.cell(metric, i) + self.mark(metric, i)
+            for metric in self.metrics),
+          str(len(row.runs)),
+          *(self.cost(i, name) for name in costs),
+        ]
+      )  # fmt: skip
+    for column in range(2, 2 + len(self.metrics)):
+      _align_marks(lines, column)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+      '  '.join(
+        cell.ljust(width) if column == 1 else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+      ).rstrip()
+      for line in lines
+    ]
+    return '\n'.join([*text, *self.notes()])
+
+  def notes(self) -> list[str]:
+    """What the signs in the table mean."""
+    name = f'row {self.reference + 1} ({self.rows[self.reference].name})'
+    lines = ['mean ± standard deviation over the seeds, percent']
+    for method in dict.fromkeys(row.method for row in self.rows):
+      peers = [row.flags for row in self.rows if row.method == method]
+      common = [
+        f'{flag}={value}'
+        for flag, value in usual(peers).items()
+        if any(not is_idle(flag, f) for f in peers if f.get(flag) == value)
+      ]
+      if common:
+        lines.append(f'{method}, where not named: {" ".join(common)}')
+    tests = [test for column in self.tests.values() for test in column if test]
+    if any(test.p is not None for test in tests):
+      lines.append(
+        f'* differs from {name}: p < {LEVEL}, paired permutation test over the'
+        ' test documents, Holm-corrected over the rows'
+      )
+    if any(_knew_answers(run) for row in self.rows for run in row.runs):
+      lines.append(
+        'pairs asked: less those that a verdict store held before the run'
+      )
+    for note in sorted({test.note for test in tests if test.note}):
+      lines.append(f'? {note}, so there is no test against {name}')
+    return lines
+
+  def cell(self, metric: str, i: int) -> str:
+    """A row's mean and deviation."""
+    values = self.rows[i].values(metric)
+    spread = deviation(values)
+    text = _number(mean(values))
+    return text if spread is None else f'{text} ± {spread:.1f}'
+
+  def mark(self, metric: str, i: int) -> str:
+    """What the test says: `*`, or `?` where there is none."""
+    test = self.tests[metric][i]
+    if test is None:
+      return ''
+    return '*' if test.is_significant else '?' if test.note else ''
+
+  def cost_names(self) -> list[str]:
+    """Names of the columns behind the scores that some row can fill."""
+    names = ['pairs asked', 'seconds', 'tokens']
+    names += dict.fromkeys(name for row in self.rows for name in _extra(row))
+    return [
+      name
+      for name in names
+      if any(self.cost_of(row, name) is not None for row in self.rows)
+    ]
+
+  def cost(self, i: int, name: str) -> str:
+    """One cost of a row, the mean over its runs, as text."""
+    value = self.cost_of(self.rows[i], name)
+    if value is None:
+      return UNKNOWN
+    return f'{value:,.0f}' if value >= 100 or value == 0 else f'{value:.3g}'
+
+  def cost_of(self, row: Row, name: str) -> float | None:
+    """One cost of a row, the mean over its runs."""
+    if row.is_start:
+      return None
+    if name in _extra(row):
+      return mean(_extra(row)[name])
+    of_run = {
+      'pairs asked': lambda run: (run.asked() or [None])[-1],
+      'seconds': lambda run: run.summary['seconds'],
+      'tokens': lambda run: run.tokens,
+    }
+    if name not in of_run:
+      return None
+    found = (of_run[name](run) for run in row.runs)
+    return mean([value for value in found if value is not None])
+
+  def settings(self) -> tuple[list[str], list[list[str]]]:
+    """The flags in which rows differ, and their values in each row."""
+    names = differing([row.flags for row in self.rows if not row.is_start])
+    return names, [
+      [row.flags.get(name, UNKNOWN) for name in names] for row in self.rows
+    ]
+
+  def as_json(self) -> dict[str, Any]:
+    """Everything, numbers unrounded."""
+    return {
+      'dataset': self.data_name,
+      'reference': self.rows[self.reference].name,
+      'test': 'paired permutation test over documents, scores averaged over'
+      ' seeds; p_holm is corrected over the rows',
+      'rows': [self._row_json(i) for i in range(len(self.rows))],
+    }
+
+  def _row_json(self, i: int) -> dict[str, Any]:
+    row = self.rows[i]
+    scores = {}
+    for metric in self.metrics:
+      values, test = row.values(metric), self.tests[metric][i]
+      scores[metric] = {
+        'mean': mean(values),
+        'deviation': deviation(values),
+        'values': values,
+        **(dataclasses.asdict(test) if test else {}),
+      }
+    return {
+      'name': row.name,
+      'method': row.method,
+      'seeds': [int(run.flags['seed']) for run in row.runs],
+      'runs': [run.path for run in row.runs],
+      'scores': scores,
+      'costs': {n: self.cost_of(row, n) for n in self.cost_names()},
+      'flags': row.flags,
+    }
+
+  def csv(self) -> str:
+    """One line a row, with a header."""
+    file, costs = io.StringIO(), self.cost_names()
+    writer = csv.writer(file, lineterminator='\n')
+    header = ['row']
+    for metric in self.metrics:
+      header += [metric, f'{metric} deviation', f'{metric} p_holm']
+    writer.writerow([*header, 'seeds', *costs])
+    for i, row in enumerate(self.rows):
+      cells: list[Any] = [row.name]
+      for metric in self.metrics:
+        values, test = row.values(metric), self.tests[metric][i]
+        cells += [mean(values), deviation(values), test and test.p_holm]
+      costs_of_row = [self.cost_of(row, name) for name in costs]
+      writer.writerow([*cells, len(row.runs), *costs_of_row])
+    return file.getvalue()
+
+
+def _knew_answers(run: Run) -> bool:
+  """Whether a store shared with other runs answered questions of this one."""
+  first = (run.summary['cycles'] or [{}])[0]
+  reused, asked = first.get('reused') or 0, first.get('asked') or 0
+  return reused > _REPEATS * (reused + asked)
+
+
+def _extra(row: Row) -> dict[str, list[float]]:
+  """Costs that a method tells of itself (`cost` of its summary), by name."""
+  costs: dict[str, list[float]] = {}
+  for run in [] if row.is_start else row.runs:
+    for name, value in (run.summary.get('cost') or {}).items():
+      if isinstance(value, int | float):
+        costs.setdefault(name.replace('_', ' '), []).append(value)
+  return costs
+
+
+def _align_marks(lines: list[list[str]], column: int) -> None:
+  """Keeps digits below digits where only some cells have a mark."""
+  if any(line[column][-1:] in ('*', '?') for line in lines):
+    for line in lines:
+      line[column] += ' ' * (line[column][-1:] not in ('*', '?'))
+
+
+def _number(value: float | None) -> str:
+  return UNKNOWN if value is None else f'{value:.1f}'

@@ -1,0 +1,260 @@
+"""The command: tables, files, and one line of error."""
+
+import csv
+import json
+import re
+
+from compare_fixtures import write_run
+import pytest
+from run_fixtures import call, succeed
+
+from lmtx_jax import cli
+from lmtx_jax.compare import CompareConfig
+
+
+@pytest.fixture
+def runs(tmp_path):
+  """RTS and LMTX, two seeds each."""
+  return [
+    write_run(
+      tmp_path / f'{method}{seed}',
+      scores=scores,
+      method=method,
+      seed=seed,
+      name='<made>',
+      cycle={'prompt_tokens': 5000} if method == 'lmtx' else {'asked': None},
+    )
+    for method, scores in (('rts', (30.0,)), ('lmtx', (50.0, 60.0)))
+    for seed in (0, 1)
+  ]
+
+
+def table_of(out):
+  """Cells of the printed table, by the name of the row."""
+  lines = [re.split(r'\s{2,}', line.strip()) for line in out.splitlines()]
+  return {line[1]: line for line in lines if line[0].isdecimal()}
+
+
+def test_table(runs):
+  out = succeed('compare', *runs).out
+  assert out.splitlines()[0].split() == (
+    '# P@1 P@5 R@10 R@100 seeds pairs asked seconds tokens'.split()  # noqa: SIM905
+  )
+  rows = table_of(out)
+  assert list(rows) == ['untrained', 'rts', 'lmtx']
+  assert rows['lmtx'] == [
+    *('3', 'lmtx', '60.0 ± 0.0', '30.0 ± 0.0', '65.0 ± 0.0', '90.0 ± 0.0'),
+    *('2', '2,020', '12.5', '10,000'),
+  ]
+  assert rows['rts'][2:4] == ['30.0 ± 0.0*', '15.0 ± 0.0*']
+  assert rows['rts'][7:] == ['10', '12.5', '-']
+  assert rows['untrained'][6:] == ['1', '-', '-', '-']
+  assert '* differs from row 3 (lmtx): p < 0.05' in out
+
+
+def test_options(runs):
+  out = succeed(
+    *('compare', '--metrics=R@10, P@1', runs[0], '--noinitial'),
+    *('--reference=rts', *runs[1:]),
+  ).out
+  assert out.split()[:3] == ['#', 'R@10', 'P@1']
+  assert list(table_of(out)) == ['rts', 'lmtx']
+  assert '60.0 ± 0.0*' in table_of(out)['lmtx']
+
+
+def test_html(runs, tmp_path):
+  path = tmp_path / 'deep' / 't.html'
+  succeed('compare', *runs, f'--output={path}')
+  text = path.read_text()
+  assert '<title>Runs on &lt;made&gt;</title>' in text
+  assert text.count('<svg') == 3
+  assert 'prefers-color-scheme: dark' in text
+  assert '<th scope="row">3. lmtx' in text
+  assert '<small>p &lt; 0.001</small>' in text
+  # Nothing is fetched: names of namespaces are all the addresses there are.
+  assert set(re.findall(r'https?://[^"\s<]+', text)) <= {
+    'http://www.w3.org/2000/svg',
+    'http://www.w3.org/1999/xlink',
+  }
+  assert '<script' not in text and '@import' not in text
+
+
+def test_json(runs, tmp_path):
+  path = tmp_path / 't.json'
+  succeed('compare', *runs, f'--output={path}')
+  table = json.loads(path.read_text())
+  assert (table['dataset'], table['reference']) == ('<made>', 'lmtx')
+  row = table['rows'][1]
+  assert (row['name'], row['seeds'], row['runs']) == ('rts', [0, 1], runs[:2])
+  score = row['scores']['P@1']
+  assert (score['mean'], score['deviation']) == (30.0, 0.0)
+  assert 0 < score['p'] < score['p_holm'] < 0.05
+  assert row['flags']['method'] == 'rts' and 'seed' not in row['flags']
+  assert table['rows'][2]['costs']['pairs asked'] == 2020
+
+
+def test_csv(runs, tmp_path):
+  path = tmp_path / 't.csv'
+  succeed('compare', *runs, f'--output={path}')
+  rows = list(csv.DictReader(path.read_text().splitlines()))
+  assert [row['row'] for row in rows] == ['untrained', 'rts', 'lmtx']
+  assert float(rows[2]['P@1']) == 60
+  assert rows[2]['P@1 p_holm'] == '' and float(rows[1]['P@1 p_holm']) < 0.05
+
+
+def test_costs_of_a_method(tmp_path):
+  cost = {'tokens_per_document': 812.5, 'seconds_per_document': 0.25}
+  icxml = write_run(
+    tmp_path / 'icxml',
+    scores=(),
+    method='icxml',
+    summary={'cost': cost, 'test': {'P@1': 33.0}},
+  )
+  out = succeed('compare', icxml, '--metrics=P@1').out
+  assert 'tokens per document' in out
+  assert table_of(out)['icxml'][2:] == ['33.0', '1', '12.5', '812', '0.25']
+
+
+def test_unpaired_rows_say_so(tmp_path):
+  one = write_run(tmp_path / 'a', documents=0)
+  two = write_run(tmp_path / 'b', method='rts', scores=(10.0,))
+  path = tmp_path / 't.html'
+  out = succeed('compare', one, two, f'--output={path}', '--noinitial').out
+  assert table_of(out)['rts'][2] == '10.0?'
+  assert '? not paired' in out
+  assert '<small>not paired</small>' in path.read_text()
+
+
+def test_pairs_of_a_shared_store_are_told(tmp_path):
+  run = write_run(tmp_path / 'a', cycle={'asked': 10, 'reused': 990})
+  assert 'held before the run' in succeed('compare', run).out
+
+
+def test_no_truth(tmp_path):
+  """Documents without true labels have no scores; nothing fails of it."""
+  nothing = {'P@1': None, 'R@10': None}
+  run = write_run(
+    tmp_path / 'a',
+    documents=0,
+    cycle={'test': nothing, 'precision': None, 'quality': None},
+    summary={'test': nothing, 'initial': nothing},
+  )
+  path = tmp_path / 't.html'
+  args = ('--metrics=P@1,R@10', f'--output={path}')
+  assert table_of(succeed('compare', run, *args).out)['lmtx'][2][0] == '-'
+  assert 'dev P@1 by the teacher' in path.read_text()
+
+
+def test_help(capsys):
+  from lmtx_jax import compare
+
+  with pytest.raises(SystemExit) as e:
+    cli.run(
+      compare.main, (CompareConfig,), compare.__doc__, ['compare', '--help']
+    )
+  assert e.value.code == 0
+  out = capsys.readouterr().out
+  assert 'python -m lmtx_jax.compare RUN...' in out
+  for name in ('output', 'metrics', 'reference', 'initial'):
+    assert f'  --{name} (' in out
+
+
+class TestBadInput:
+  def fail(self, *argv):
+    result = call('compare', *argv)
+    assert result.code in (1, 2)
+    assert result.out == ''
+    return result.error
+
+  def test_no_run(self):
+    assert 'no RUN' in self.fail()
+
+  def test_no_folder(self, tmp_path):
+    assert self.fail(tmp_path / 'x').endswith('/x is no folder')
+
+  def test_no_run_in_the_folder(self, tmp_path):
+    assert 'is no run: no flags.txt in it' in self.fail(tmp_path)
+
+  def test_not_written_by_a_run(self, tmp_path):
+    (tmp_path / 'flags.txt').write_text('--seed=3\n')
+    assert 'flags.txt was not written by a run' in self.fail(tmp_path)
+
+  def test_a_flag_that_is_no_number(self, runs, tmp_path):
+    path = tmp_path / 'lmtx0' / 'flags.txt'
+    path.write_text(path.read_text().replace('--epochs=1', '--epochs=one'))
+    assert f'{path}: --epochs=one is no number' in self.fail(*runs)
+
+  def test_flags_that_are_no_text(self, tmp_path):
+    (tmp_path / 'flags.txt').write_bytes(b'\xff\xfe')
+    assert 'flags.txt is not UTF-8' in self.fail(tmp_path)
+
+  def test_not_finished(self, runs, tmp_path):
+    (tmp_path / 'rts1' / 'summary.json').unlink()
+    error = self.fail(*runs)
+    assert f'{runs[1]} is not finished' in error
+    assert f'--flagfile={runs[1]}/flags.txt' in error
+
+  @pytest.mark.parametrize(
+    ('text', 'reason'),
+    [
+      ('{"cycles": [', 'is broken: '),
+      ('[]', 'is broken: no JSON object'),
+      ('{"cycles": [], "test": {}}', 'it has no initial, seconds'),
+      (
+        '{"cycles": [{}], "test": {}, "initial": {}, "seconds": 1}',
+        'is broken: it has no scores where they belong',
+      ),
+      (
+        '{"cycles": [{"cycle": 1, "test": {}}], "test": {}, "initial": {},'
+        ' "seconds": 1}',
+        'is broken: it has no scores where they belong',
+      ),
+      (
+        '{"cycles": [], "test": null, "initial": {}, "seconds": 1}',
+        'is broken: it has no scores where they belong',
+      ),
+    ],
+  )
+  def test_broken_summary(self, runs, tmp_path, text, reason):
+    (tmp_path / 'rts1' / 'summary.json').write_text(text)
+    error = self.fail(*runs)
+    assert f'{runs[1]}/summary.json' in error and reason in error
+
+  def test_different_data(self, runs, tmp_path):
+    other = write_run(tmp_path / 'other', data='d2', name='else')
+    error = self.fail(*runs, other)
+    assert f'{runs[0]} is a run on <made> and {other} on else' in error
+
+  def test_other_test_documents(self, runs, tmp_path):
+    other = write_run(tmp_path / 'other', num_test_docs=50, name='<made>')
+    error = self.fail(*runs, other)
+    assert '--num_test_docs=0 and 50' in error
+    assert runs[0] in error and other in error
+
+  def test_unknown_ending(self, runs):
+    error = self.fail(*runs, '--output=t.pdf')
+    assert '--output=t.pdf' in error and '.html, .json, .csv' in error
+
+  def test_unknown_metric(self, runs):
+    error = self.fail(*runs, '--metrics=P@1,P@7')
+    assert 'no P@7; it has P@1, P@5' in error
+    assert 'names no score' in self.fail(*runs, '--metrics=,')
+
+  def test_unknown_row(self, runs):
+    assert '--reference=ict is none' in self.fail(*runs, '--reference=ict')
+
+  def test_unknown_flag(self, runs):
+    assert 'metrix' in self.fail(*runs, '--metrix=P@1')
+
+
+def test_a_real_run(trained, tmp_path):
+  path = tmp_path / 't.html'
+  out = succeed('compare', trained, f'--output={path}').out
+  rows = table_of(out)
+  summary = json.loads((trained / 'summary.json').read_text())
+  assert rows['lmtx'][2].rstrip('*') == f'{summary["test"]["P@1"]:.1f}'
+  assert rows['untrained'][2].rstrip('*') == f'{summary["initial"]["P@1"]:.1f}'
+  assert '? not paired' not in out
+  asked = sum(c['asked'] + c['dev']['asked'] for c in summary['cycles'])
+  assert rows['lmtx'][-2] == f'{asked:,}'
+  assert path.read_text().count('<svg') == 3

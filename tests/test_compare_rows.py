@@ -1,0 +1,186 @@
+"""Runs become rows: by flags, named by what differs."""
+
+from compare_fixtures import write_run
+import pytest
+
+from lmtx_jax.comparison.groups import make_rows, name_of, usual
+from lmtx_jax.comparison.runs import read_runs
+from lmtx_jax.types import UserError
+
+
+class Folder:
+  """Writes runs into one folder, and makes rows of them."""
+
+  def __init__(self, path):
+    self.path, self.runs = path, []
+
+  def add(self, **kwargs):
+    self.runs.append(write_run(self.path / f'r{len(self.runs)}', **kwargs))
+
+  def rows(self, *, initial=False):
+    return make_rows(read_runs(self.runs, ('P@1',)), initial=initial)
+
+  def names(self, **kwargs):
+    return [row.name for row in self.rows(**kwargs)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+  return Folder(tmp_path)
+
+
+def test_seeds_are_one_row(folder):
+  for seed, score in enumerate((40.0, 41.0, 45.0)):
+    folder.add(scores=(score,), seed=seed)
+  (row,) = folder.rows()
+  assert row.name == 'lmtx'
+  assert row.values('P@1') == [40.0, 41.0, 45.0]
+
+
+def test_flags_that_change_no_result_are_ignored(folder):
+  folder.add(seed=0, run_dir='a', checkpoint_steps=7)
+  folder.add(seed=1, run_dir='b', verdict_store='x.sqlite')
+  assert len(folder.rows()) == 1
+
+
+def test_an_older_run_lacks_a_flag(folder):
+  """It stands for the default of today."""
+  folder.add(seed=0)
+  folder.add(seed=1)
+  path = folder.path / 'r0' / 'flags.txt'
+  lines = path.read_text().splitlines(keepends=True)
+  path.write_text(''.join(x for x in lines if '--hard_negatives' not in x))
+  assert len(folder.rows()) == 1
+
+
+def test_methods_are_named_alone(folder):
+  folder.add(method='rts', learning_rate=1e-5, batch_size=64)
+  folder.add(method='lmtx')
+  folder.add(method='ict', learning_rate=1e-6)
+  assert folder.names() == ['rts', 'lmtx', 'ict']
+
+
+def test_rows_of_a_method_are_named_by_what_differs(folder):
+  folder.add(shortlist_size=10)
+  folder.add(shortlist_size=5, warm_start=True)
+  folder.add(method='rts', batch_size=64)
+  assert folder.names() == [
+    'lmtx shortlist_size=5 warm_start=True',
+    'lmtx shortlist_size=10 warm_start=False',
+    'rts',
+  ]
+
+
+def test_the_usual_value_is_left_out(folder):
+  for size in (5, 20, 10):
+    folder.add(shortlist_size=size)
+  folder.add(hard_negatives=4, shortlist_size=10)
+  folder.add(warm_start=True, shortlist_size=10)
+  assert folder.names() == [
+    'lmtx shortlist_size=5',
+    'lmtx',
+    'lmtx warm_start=True',
+    'lmtx hard_negatives=4',
+    'lmtx shortlist_size=20',
+  ]
+
+
+def test_no_value_is_usual_of_two():
+  assert usual([{'a': '1'}, {'a': '2'}]) == {}
+  assert usual([{'a': '1'}, {'a': '2'}, {'a': '2'}]) == {'a': '2'}
+  assert usual([{'a': x} for x in '1122']) == {}
+
+
+def test_flags_of_another_teacher_are_not_named(folder):
+  folder.add(teacher='lexical')
+  folder.add(teacher='oracle', oracle_recall=0.8)
+  assert folder.names() == [
+    'lmtx teacher=lexical',
+    'lmtx teacher=oracle oracle_recall=0.8',
+  ]
+
+
+def test_flags_that_do_nothing_are_named_at_last(folder):
+  """Two rows never have one name."""
+  folder.add(teacher='lexical', oracle_recall=0.7)
+  folder.add(teacher='lexical', oracle_recall=0.8)
+  assert folder.names() == ['lmtx oracle_recall=0.7', 'lmtx oracle_recall=0.8']
+
+
+def test_folders_are_named_by_their_ends(folder):
+  folder.add(encoder='/a/minilm/model')
+  folder.add(encoder='/a/distilbert/model')
+  assert folder.names() == [
+    'lmtx encoder=minilm/model',
+    'lmtx encoder=distilbert/model',
+  ]
+
+
+def test_long_values_are_cut_where_they_differ_before():
+  flags = [{'prompt_template': c + 'x' * 50} for c in 'ab']
+  name = name_of('lmtx', flags[0], flags)
+  assert name == f'lmtx prompt_template=a{"x" * 30}…'
+  flags = [{'prompt_template': 'x' * 50 + c} for c in 'ab']
+  assert len({name_of('lmtx', f, flags) for f in flags}) == 2
+
+
+def test_models_behind_one_address_are_two_rows(folder):
+  for model in ('small', 'large'):
+    folder.add(teacher='sglang', teacher_url='http://h:1')
+    path = folder.path / f'r{len(folder.runs) - 1}' / 'warmup' / 'teacher.json'
+    path.write_text(f'"{{\\"model\\": \\"org/{model}\\"}}"')
+  assert folder.names() == [
+    'lmtx teacher_model=small',
+    'lmtx teacher_model=large',
+  ]
+
+
+class TestStart:
+  def test_a_pretrained_encoder_is_one_value(self, folder):
+    for seed in (0, 1):
+      folder.add(initial=12.0, seed=seed)
+      folder.add(initial=12.0, seed=seed, method='rts', learning_rate=1e-3)
+    start, *trained = folder.rows(initial=True)
+    assert (start.name, start.is_start) == ('untrained', True)
+    assert start.values('P@1') == [12.0]
+    assert [len(row.runs) for row in trained] == [2, 2]
+
+  def test_one_row_an_encoder(self, folder):
+    folder.add(encoder='a/one', initial=1.0)
+    folder.add(encoder='b/two', initial=2.0)
+    starts = [row for row in folder.rows(initial=True) if row.is_start]
+    assert [(s.name, s.values('P@1')) for s in starts] == [
+      ('untrained encoder=one', [1.0]),
+      ('untrained encoder=two', [2.0]),
+    ]
+
+  def test_a_drawn_encoder_has_one_value_a_seed(self, folder):
+    for seed in (0, 1):
+      for size in (5, 10):
+        folder.add(
+          encoder='scratch', seed=seed, shortlist_size=size, initial=10.0 + seed
+        )
+    assert folder.rows(initial=True)[0].values('P@1') == [10.0, 11.0]
+
+  def test_a_warm_up_is_named(self, folder):
+    folder.add(warmup_epochs=2)
+    assert folder.names(initial=True) == ['warmed up', 'lmtx']
+
+  def test_a_run_of_no_cycles_is_a_start(self, folder):
+    folder.add(scores=(), num_cycles=0, encoder='a/glove', initial=3.0)
+    folder.add(encoder='a/bert')
+    assert folder.names() == ['untrained', 'lmtx']
+    assert folder.rows()[0].values('P@1') == [3.0]
+
+
+def test_the_same_run_twice(folder):
+  folder.add()
+  folder.runs.append(folder.runs[0] + '/')
+  assert len(folder.rows()[0].runs) == 1
+
+
+def test_two_runs_alike(folder):
+  folder.add(seed=3)
+  folder.add(seed=3)
+  with pytest.raises(UserError, match=r'r0 and .*r1 have the same .*--seed=3'):
+    folder.rows()
