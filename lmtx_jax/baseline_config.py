@@ -102,6 +102,6 @@ class IcxmlConfig:
   icxml_domain: str = flag(
     'wikipedia',
     'What the documents are, in the words of the questions.',
-    choices=('wikipedia', 'product'),
+    choices=('wikipedia', 'product', 'document'),
   )
   icxml_answer_tokens: int = flag(512, 'Tokens of an answer at most.', low=16)

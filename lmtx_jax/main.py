@@ -78,7 +78,8 @@ def main(values: flags.FlagValues) -> None:
   writer.close()
   if processes.is_lead():
     print(table(summary))
-    print(f'best cycle: {summary["best_cycle"]}; {summary["stopped_because"]}')
+    best, why = summary['best_cycle'], summary['stopped_because']
+    print(why if best is None else f'best cycle: {best}; {why}')
     print(f'bundle: {run.file("export")}')
   processes.leave()
 

@@ -39,7 +39,7 @@ def icxml(stages: Stages, writer: Writer) -> Outcome:
       start.encoder,
       start.index,
       stages.pretrained.tokenizer,
-      inputs.doc_widths,
+      np.union1d(inputs.label_widths, inputs.doc_widths),
       config.encoder.max_doc_tokens,
     )
     path = run.file('answers.sqlite')

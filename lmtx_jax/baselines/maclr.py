@@ -133,16 +133,16 @@ class MaclrPairs:
     few = np.count_nonzero(titled & (sentences < 2))
     if len(self._rows) < 2:
       raise UserError(
-        f'--method=maclr: {untitled} of {num_docs} training documents have no'
-        f' title, and {few} with one have fewer than two sentences;'
-        ' --method=simcse and --method=rts need neither, --method=ict no title'
+        f'--method=maclr: of {num_docs} training documents {untitled} have no'
+        f' title, and {few} others fewer than two sentences; --method=simcse'
+        ' and --method=rts need neither, --method=ict no title'
       )
     if untitled or few:
       logging.info(
-        'maclr: %d of %d documents have no title, and %d with one have fewer'
-        ' than two sentences: they are left out',
-        untitled,
+        'maclr: of %d documents %d have no title, and %d others fewer than two'
+        ' sentences: they are left out',
         num_docs,
+        untitled,
         few,
       )
 

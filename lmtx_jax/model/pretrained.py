@@ -124,6 +124,9 @@ def _load_static(modules: Modules, compute_dtype: str) -> Pretrained:
 
 def _load_tokenizer(folder: str, vocab_size: int) -> PreTrainedTokenizerFast:
   tokenizer = load_tokenizer(folder)
+  for name in ('cls_token', 'sep_token', 'pad_token'):
+    if getattr(tokenizer, name) is None:
+      raise UserError(f'{folder}: the tokenizer has no {name}')
   if len(tokenizer) > vocab_size:
     raise UserError(
       f'{folder}: the tokenizer has {len(tokenizer)} words, the model'

@@ -39,7 +39,7 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerFast:
   """Reads the tokenizer of a folder, set to neither pad nor truncate.
 
   Raises:
-    UserError: there is none, no fast one, or one that frames no text.
+    UserError: there is none, or no fast one.
   """
   try:
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -48,9 +48,6 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerFast:
     raise UserError(f'{folder}: the tokenizer does not load: {reason}') from e
   if not tokenizer.is_fast:
     raise UserError(f'{folder}: there is no fast tokenizer (tokenizer.json)')
-  for name in ('cls_token', 'sep_token', 'pad_token'):
-    if getattr(tokenizer, name) is None:
-      raise UserError(f'{folder}: the tokenizer has no {name}')
   # Some files carry the length of their last use.
   tokenizer.backend_tokenizer.no_truncation()
   tokenizer.backend_tokenizer.no_padding()

@@ -215,7 +215,7 @@ def test_untitled_documents_and_single_sentences_are_left_out(caplog):
   with caplog.at_level('INFO', 'absl'):
     pairs = Made(texts).pairs(epochs=2)
   assert pairs.num_pairs == 6
-  assert '2 of 12 documents have no title, and 4 with one' in caplog.text
+  assert 'of 12 documents 2 have no title, and 4 others' in caplog.text
   made = Made(texts)
   clusters = np.zeros(12, np.int32)
   for step in range(pairs.num_steps):
@@ -235,8 +235,8 @@ def test_too_few_are_left(texts, untitled, few):
   with pytest.raises(UserError) as e:
     Made(texts).pairs()
   message = str(e.value)
-  assert f'{untitled} of {len(texts)} training documents' in message
-  assert f'and {few} with one' in message
+  assert f'of {len(texts)} training documents {untitled} have no' in message
+  assert f'and {few} others fewer than two sentences' in message
   assert '--method=ict' in message and '--method=simcse' in message
   assert '\n' not in message
 
