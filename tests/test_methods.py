@@ -1,6 +1,7 @@
 """The baselines as whole runs: what they leave, kill and resume, bad input."""
 
 import json
+import os
 import pathlib
 
 import kill_and_resume
@@ -68,8 +69,10 @@ def test_learns_and_leaves_what_a_run_leaves(flags, method, tmp_path):
   assert scores['P@1'] == pytest.approx(summary['test']['P@1'], abs=1e-4)
 
 
-# The others are one training, as LMTX's cycles are; .ci/run kills them too.
-@pytest.mark.parametrize('method', ['maclr'])
+# The others are one training, as LMTX's cycles are: killed by .ci/run alone.
+@pytest.mark.parametrize(
+  'method', METHODS if os.environ.get('LMTX_KILL_ALL') else ['maclr']
+)
 def test_killed_and_resumed(flags, method, tmp_path, capsys, monkeypatch):
   monkeypatch.chdir(pathlib.Path(__file__).parent.parent)
   own, _ = METHODS[method]
