@@ -21,6 +21,12 @@ class MethodConfig:
   max_words: int = flag(
     160, 'RTS: longest window of words that a document is cut into.', low=2
   )
+  max_cut_tokens: int = flag(
+    0,
+    'RTS: tokens of a document that windows are cut from; 0: as many as are '
+    'trained on.',
+    low=0,
+  )
   removal_rate: float = flag(
     0.9,
     'ICT: share of the sentences that are taken out of their block; MACLR: of '
@@ -35,7 +41,10 @@ class MethodConfig:
     1.0, 'MACLR: weight of the second pass through dropout.', low=0.0
   )
   regulariser_labels: int = flag(
-    4, 'MACLR: random labels a device as negatives of that pass.', low=0
+    8,
+    'MACLR: random labels of a batch as negatives of that pass, to be divided '
+    'among the devices.',
+    low=0,
   )
   cluster_refresh_steps: int = flag(
     5000, 'MACLR: steps between two clusterings of the documents.', low=1
@@ -53,8 +62,10 @@ class MethodConfig:
   )
   second_stage_threshold: float = flag(
     0.8,
-    'MACLR: score above which the top label of a document is taken for its '
+    'MACLR: cosine above which the top label of a document is taken for its '
     'own, beside the one of TF-IDF.',
+    low=-1.0,
+    high=1.0,
   )
 
   def __post_init__(self):

@@ -18,11 +18,13 @@ def check_batch_sizes(config: Config) -> None:
   sizes = {'batch_size': config.train.batch_size}
   if config.warmup.warmup_epochs:
     sizes['warmup_batch_size'] = config.warmup.warmup_batch_size
+  if config.run.method == 'maclr':
+    sizes['regulariser_labels'] = config.method.regulariser_labels
   for name, size in sizes.items():
     if size % num:
       raise UserError(
         f'--{name}={size} cannot be split over {num} devices; choose'
-        f' {max(1, size // num) * num} or {(size // num + 1) * num}'
+        f' {size // num * num or num} or {(size // num + 1) * num}'
       )
 
 

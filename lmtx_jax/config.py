@@ -196,7 +196,8 @@ class TrainConfig:
   )
   lr_schedule: str = flag(
     'step',
-    'Whether the learning rate falls with each step or with each epoch (RTS).',
+    'Whether the learning rate falls with each step, or with each epoch and '
+    'without --lr_warmup_steps (RTS).',
     choices=('step', 'epoch'),
   )
   max_steps: int = flag(
@@ -253,7 +254,8 @@ class TrainConfig:
   grad_cache_chunk: int = flag(
     0,
     'Documents whose activations a device keeps at a time, for the same '
-    'gradient; 0: as suits it, about 2048 tokens on a CPU, all elsewhere.',
+    'gradient; 0: all, but in cycles of LMTX on a CPU as many as have about '
+    '2048 tokens, which is quicker.',
     low=0,
     operational=True,
   )
@@ -373,6 +375,12 @@ class Config:
         f'--dry_run tells what the teacher is asked, and nobody is by --method='
         f'{self.run.method} --num_cycles={self.run.num_cycles}'
       )
+    if self.run.method != 'lmtx' and self.train.hard_negatives:
+      raise UserError('--hard_negatives goes with --method=lmtx alone')
+    if self.run.method != 'lmtx' and self.train.batching != 'length':
+      raise UserError('--batching=clusters goes with --method=lmtx alone')
+    if self.run.method != 'simcse' and self.method.training_head:
+      raise UserError('--training_head goes with --method=simcse alone')
     if self.run.method == 'icxml' and self.teacher.teacher != 'sglang':
       raise UserError(
         '--method=icxml asks an LLM: --teacher=sglang, not'

@@ -56,6 +56,11 @@ def load_encoder(
       f'--similarity=dot does not go with --encoder={settings.encoder}: unknown'
       ' words would make means of word vectors shorter; take cosine'
     )
+  if isinstance(loaded.encoder, WordVectors) and settings.pooling == 'cls':
+    raise UserError(
+      f'--pooling=cls does not go with --encoder={settings.encoder}, which has'
+      ' nothing but means'
+    )
   _check_lengths(settings, loaded.encoder.config.max_positions)
   loaded = _comparable(loaded, settings)
   if not settings.projection_dim:

@@ -130,8 +130,8 @@ def load_inputs(
     config.encoder.max_doc_tokens, config.encoder.max_train_doc_tokens
   )
 
-  def documents(corpus: Corpus) -> Documents:
-    tokens = tokenize(corpus, tokenizer, longest, cache)
+  def documents(corpus: Corpus, most: int = longest) -> Documents:
+    tokens = tokenize(corpus, tokenizer, most, cache)
     return Documents(
       corpus,
       document_texts(corpus, config.text),
@@ -139,7 +139,10 @@ def load_inputs(
       document_view(tokens, config, config.encoder.max_doc_tokens),
     )
 
-  train, dev, test = (documents(corpus) for corpus in drawn)
+  # Windows are cut from more than is ever read at once.
+  cut = config.method.max_cut_tokens if config.run.method == 'rts' else 0
+  train = documents(drawn[0], max(longest, cut))
+  dev, test = documents(drawn[1]), documents(drawn[2])
   labels = label_view(
     tokenize(dataset.labels, tokenizer, config.encoder.max_label_tokens, cache),
     config,

@@ -110,6 +110,8 @@ def join_processes(config: Config) -> None:
       '--teacher_launch starts a server for one process; for several, start'
       ' servers with launch/sglang_fleet.sh and name them with --teacher_urls'
     )
+  if config.run.method == 'icxml':
+    raise UserError('--method=icxml runs in one process; start it as one')
   if config.run.dry_run:
     raise UserError(
       '--dry_run is for one process; the run goes on from there with several'
@@ -140,6 +142,8 @@ def open_stages(
   check_batch_sizes(config)
   drawn = inputs_lib.draw_documents(dataset, config)
   pretrained = load_encoder(config, drawn[0], dataset.labels, run)
+  if config.method.training_head:
+    pretrained.encoder.with_dense(1)  # fails now, not after hours
   inputs = inputs_lib.load_inputs(dataset, drawn, pretrained.tokenizer, config)
   documents = (inputs.train.texts, inputs.dev.texts)
   teacher = llm
@@ -241,7 +245,8 @@ def export(stages: Stages, best: Snapshot, summary: dict) -> None:
       'dataset': stages.inputs.dataset.name,
       'data': stages.inputs.dataset.fingerprint,
       'flags': list(used),
-      'test': summary['test'],
+      # Of what is exported: ICXML's own scores are the LLM's.
+      'test': summary['initial' if summary['best_cycle'] is None else 'test'],
     },
   )
 

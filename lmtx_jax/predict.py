@@ -4,7 +4,8 @@ python -m lmtx_jax.predict --bundle=DIR --input=docs.jsonl --output=tags.jsonl
 
 Input: one JSON object a line, {"uid"?, "title"?, "content"?}, plain or .gz.
 Output: one prediction a line, in the order of the input:
-{"uid", "labels": [{"uid", "title", "score"}]}, scores are cosines.
+{"uid", "labels": [{"uid", "title", "score"}]}, scores are cosines (of a model
+trained by --similarity=dot, dot products).
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ class RunDir:
     """
     self.path = os.path.abspath(os.path.expanduser(path))
     self.run_id = ''
+    self._timed_within: list[float] = []  # seconds, of each timer that runs
     if processes.is_lead():
       self._take(path)
     processes.wait_for_all()
@@ -220,14 +221,21 @@ class RunDir:
 
   @contextlib.contextmanager
   def timed(self, cycle: int, stage: str) -> Iterator[None]:
-    """Adds the seconds inside to the cycle's seconds.json."""
+    """Adds the seconds inside to the cycle's seconds.json.
+
+    Of a stage within another one they count once, for the inner one.
+    """
     start = time.monotonic()
+    self._timed_within.append(0.0)
     try:
       yield
     finally:  # of what was broken off as well: it goes on from there
+      spent = time.monotonic() - start
+      own = spent - self._timed_within.pop()
+      if self._timed_within:
+        self._timed_within[-1] += spent
       seconds = self.seconds(cycle)
-      spent = seconds.get(stage, 0.0) + time.monotonic() - start
-      seconds[stage] = round(spent, 3)
+      seconds[stage] = round(seconds.get(stage, 0.0) + own, 3)
       self.note(self.cycle_file(cycle, 'seconds.json'), seconds)
 
   def seconds(self, cycle: int) -> dict[str, float]:

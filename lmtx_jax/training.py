@@ -32,7 +32,7 @@ class Training:
     batch_size: pairs a step, over all devices.
     loss: of the embeddings.
     fit: how to optimise.
-    refresh: makes other pairs now and then, by the size of their batches.
+    refresh: makes other pairs now and then, out of the first ones.
     head: a dense layer with tanh, in training only.
   """
 
@@ -41,7 +41,7 @@ class Training:
   batch_size: int
   loss: Loss
   fit: FitConfig
-  refresh: Callable[[int], Refresh] | None = None
+  refresh: Callable[[PairSource], Refresh] | None = None
   head: bool = False
 
 
@@ -114,7 +114,7 @@ class Trainer:
       checkpoints_dir=checkpoints,
       writer=self._writer,
       desc=training.desc,
-      refresh=training.refresh and training.refresh(size),
+      refresh=training.refresh and training.refresh(pairs),
     )
     if training.head:
       params = {name: x for name, x in params.items() if name != 'dense'}

@@ -53,9 +53,10 @@ def icxml(stages: Stages, writer: Writer) -> Outcome:
         f'{run.run_id}/icxml',
       )
       test = inputs.test
-      labels, report = method.predict(
-        test.texts, retrieved, test.corpus.filters
-      )
+      with run.timed(-1, 'icxml'):
+        labels, report = method.predict(
+          test.texts, retrieved, test.corpus.filters
+        )
     run.note(cost, report)
     return {'labels': labels}
 

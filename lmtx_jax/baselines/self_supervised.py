@@ -10,11 +10,12 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from lmtx_jax import devices, processes
+from lmtx_jax import processes
 from lmtx_jax.baselines.ict import IctPairs
 from lmtx_jax.baselines.maclr import MaclrPairs, clusters_at
 from lmtx_jax.baselines.simcse import SimCsePairs
 from lmtx_jax.baselines.tfidf_pairs import tfidf_top, unite
+from lmtx_jax.embeddings import as_float32, blocks, open_embeddings
 from lmtx_jax.files import read_arrays, remove, write_arrays
 from lmtx_jax.snapshot import Snapshot
 from lmtx_jax.stages import Stages
@@ -28,6 +29,7 @@ from lmtx_jax.train.self_supervised_pairs import (
   word_starts,
 )
 from lmtx_jax.training import Training, fit_config
+from lmtx_jax.types import Shortlist
 
 
 def self_supervised(stages: Stages) -> Outcome:
@@ -41,8 +43,8 @@ def self_supervised(stages: Stages) -> Outcome:
   makers, test_scores = _trainings(stages), []
   for cycle, make in enumerate(makers):
     training = make(cycle, snapshot)
-    params = stages.trainer.fit(cycle, snapshot.params, training)
     snapshot.release()
+    params = stages.trainer.fit(cycle, snapshot.params, training)
     snapshot = snapshot.next(params, cycle + 1)
     test_scores.append(stages.test_scores(cycle, snapshot))
   return Outcome(
@@ -135,7 +137,7 @@ def _ict(stages: Stages, cycle: int, _: Snapshot) -> Training:
 def _maclr_1(stages: Stages, cycle: int, snapshot: Snapshot) -> Training:
   """MACLR's first stage: titles and contents, clusters as positives."""
   config = stages.config.method
-  num_labels = config.regulariser_labels * devices.total()
+  num_labels = config.regulariser_labels
   pairs = functools.partial(
     MaclrPairs,
     stages.inputs.train.tokens,
@@ -158,9 +160,7 @@ def _maclr_1(stages: Stages, cycle: int, snapshot: Snapshot) -> Training:
     ),
   )
 
-  def refresh(batch_size: int) -> Refresh:
-    source = training.pairs(batch_size)
-
+  def refresh(source: MaclrPairs) -> Refresh:
     def at(step: int, params: Any) -> PairSource:
       entering = snapshot.next(params, cycle)
       return source.with_clusters(_clusters(stages, cycle, step, entering))
@@ -223,7 +223,11 @@ def _maclr_2(stages: Stages, cycle: int, snapshot: Snapshot) -> Training:
     alone=True,
   )
   dense = stages.shortlist(snapshot)
-  found = unite(lexical['labels'], dense, config.method.second_stage_threshold)
+  found = unite(
+    lexical['labels'],
+    _by_cosine(stages, cycle, snapshot, dense),
+    config.method.second_stage_threshold,
+  )
   pairs = functools.partial(
     PseudoLabelPairs,
     inputs.train_inputs,
@@ -237,3 +241,23 @@ def _maclr_2(stages: Stages, cycle: int, snapshot: Snapshot) -> Training:
     return training
   fit = dataclasses.replace(training.fit, max_steps=steps)
   return dataclasses.replace(training, fit=fit)
+
+
+def _by_cosine(
+  stages: Stages, cycle: int, snapshot: Snapshot, dense: Shortlist
+) -> Shortlist:
+  """The best label of each document, with the cosine of both as its score."""
+  documents = open_embeddings(
+    stages.run.cycle_file(cycle, 'doc_embeddings.npy')
+  )
+  best = dense.labels[:, :1]
+  cosines = np.full(best.shape, -np.inf, np.float32)
+  for rows in blocks(*documents.shape):
+    real = rows.start + np.flatnonzero(best[rows, 0] >= 0)
+    document = as_float32(documents[real])
+    label = as_float32(snapshot.label_embeddings[best[real, 0]])
+    lengths = np.linalg.norm(document, axis=1) * np.linalg.norm(label, axis=1)
+    cosines[real, 0] = (document * label).sum(axis=1) / np.maximum(
+      lengths, 1e-12
+    )
+  return Shortlist(best, cosines)
