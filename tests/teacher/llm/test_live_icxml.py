@@ -29,7 +29,7 @@ def made_docs(num_docs):
   return [*docs, ('', '')]
 
 
-DOCS = made_docs(8)
+DOCS = made_docs(6)
 
 
 @pytest.fixture(scope='module')
@@ -57,9 +57,10 @@ def run(path, server, docs=DOCS, api='sglang', **flags):
   return names, report, generator.usage()
 
 
-@pytest.mark.parametrize('kind', ['content', 'label'])
-@pytest.mark.parametrize('api', ['sglang', 'openai'])
-def test_from_end_to_end(server, path, kind, api):
+@pytest.mark.parametrize(
+  ('api', 'kind'), [('sglang', 'content'), ('openai', 'label')]
+)
+def test_from_end_to_end(server, path, api, kind):
   flags = {'icxml_demonstrations': kind, 'api': api}
   names, report, usage = run(path, server, **flags)
   assert report['documents'] == len(DOCS) and report['unanswered'] == 0
@@ -108,7 +109,7 @@ def test_killed_and_started_again(server, path):
 
   timer = threading.Timer(2.0, kill_and_start)
   timer.start()
-  docs = made_docs(24)
+  docs = made_docs(16)
   _, report, usage = run(path, server, docs)
   timer.join()
   assert report['unanswered'] == 0 and usage['given_up'] == 0
