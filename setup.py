@@ -24,6 +24,7 @@ setup(
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   packages=find_packages(include=['lmtx_jax', 'lmtx_jax.*']),
+  package_data={'lmtx_jax.serving': ['*.html', '*.css', '*.js']},
   python_requires='>=3.11',
   install_requires=requirements(),
   extras_require={

@@ -13,30 +13,31 @@ from typing import Any
 import numpy as np
 
 from lmtx_jax import __version__
+from lmtx_jax.bundle_labels import (
+  ABOUT,
+  EMBEDDINGS,
+  FORMAT,
+  LABELS,
+  SCANN,
+  LabelState,
+  open_labels,
+  read_about,
+  write_label_index,
+)
 from lmtx_jax.config import TextConfig
+from lmtx_jax.data.batches import bucket_widths
 from lmtx_jax.data.corpus import Corpus
 from lmtx_jax.data.tokens import TokenView, tokenize_texts
-from lmtx_jax.embeddings import copy_embeddings, open_embeddings
+from lmtx_jax.embeddings import copy_embeddings
 from lmtx_jax.encode import Encoder
-from lmtx_jax.files import read_json, staged, write_json
+from lmtx_jax.files import staged, write_json
 from lmtx_jax.label_file import LabelFile, write_labels
-from lmtx_jax.mips import ExactIndex, MipsIndex, ScannIndex
+from lmtx_jax.mips import MipsIndex, ScannIndex
 from lmtx_jax.model import pretrained as pretrained_lib
 from lmtx_jax.model.pretrained import Pretrained
-from lmtx_jax.scann_index import BRUTE_FORCE_BELOW, is_installed, write_index
+from lmtx_jax.model_card import write_card
 from lmtx_jax.shortlist import tag_documents
 from lmtx_jax.types import Ragged, Record, Shortlist, UserError
-
-FORMAT = 2  # raised when a bundle changes so that old programs misread it
-_NEEDED = (
-  'num_labels',
-  'dim',
-  'encode_title',
-  'label_text',
-  'max_doc_tokens',
-  'doc_widths',
-  'compute_dtype',
-)
 
 
 def export(
@@ -73,31 +74,30 @@ def export(
     pretrained_lib.save(
       temporary, pretrained, params, max_seq_length=max_doc_tokens
     )
-    write_labels(os.path.join(temporary, 'labels.jsonl'), labels)
-    copy_embeddings(
-      label_embeddings, os.path.join(temporary, 'label_embeddings.npy')
-    )
-    scann = os.path.join(temporary, 'scann')
+    write_labels(os.path.join(temporary, LABELS), labels)
+    copy_embeddings(label_embeddings, os.path.join(temporary, EMBEDDINGS))
+    kind = 'scann'
     if isinstance(index, ScannIndex):
-      index.save(scann)
-    elif len(labels) >= BRUTE_FORCE_BELOW and is_installed():
-      write_index(scann, label_embeddings)
-    write_json(
-      os.path.join(temporary, 'lmtx.json'),
-      {
-        'format': FORMAT,
-        'version': __version__,
-        'num_labels': len(labels),
-        'dim': int(label_embeddings.shape[1]),
-        'encode_title': text.encode_title,
-        'label_text': text.label_text,
-        'max_doc_tokens': max_doc_tokens,
-        'max_label_tokens': max_label_tokens,
-        'doc_widths': np.asarray(doc_widths).tolist(),
-        'compute_dtype': pretrained.encoder.dtype,
-        **about,
-      },
-    )
+      index.save(os.path.join(temporary, SCANN))
+    else:
+      kind = write_label_index(temporary, label_embeddings, index)
+    facts = {
+      'format': FORMAT,
+      'version': __version__,
+      'num_labels': len(labels),
+      'label_folder': '',
+      'index': kind,
+      'dim': int(label_embeddings.shape[1]),
+      'encode_title': text.encode_title,
+      'label_text': text.label_text,
+      'max_doc_tokens': max_doc_tokens,
+      'max_label_tokens': max_label_tokens,
+      'doc_widths': np.asarray(doc_widths).tolist(),
+      'compute_dtype': pretrained.encoder.dtype,
+      **about,
+    }
+    write_card(temporary, facts)
+    write_json(os.path.join(temporary, ABOUT), facts)
 
 
 class Bundle:
@@ -114,37 +114,56 @@ class Bundle:
     Raises:
       UserError: a folder that is no bundle, a newer one, or a broken one.
     """
-    self.about = _read_about(folder)
-    self.text = TextConfig(self.about['encode_title'], self.about['label_text'])
-    self.max_doc_tokens = self.about['max_doc_tokens']
-    self.doc_widths = np.array(self.about['doc_widths'], np.int64)
-    self._pretrained = pretrained_lib.load(folder, self.about['compute_dtype'])
-    self.label_embeddings = self._open_embeddings(folder)
-    self.labels = LabelFile(
-      os.path.join(folder, 'labels.jsonl'), self.about['num_labels']
-    )
-    self.index = self._open_index(os.path.join(folder, 'scann'))
+    about = read_about(folder)
+    self.folder = folder
+    self.text = TextConfig(about['encode_title'], about['label_text'])
+    self.max_doc_tokens = about['max_doc_tokens']
+    self.doc_widths = np.array(about['doc_widths'], np.int64)
+    self._pretrained = pretrained_lib.load(folder, about['compute_dtype'])
+    if self._pretrained.encoder.dim != about['dim']:
+      raise UserError(
+        f'{folder}: the encoder has {self._pretrained.encoder.dim} dimensions,'
+        f' the label embeddings {about["dim"]}'
+      )
+    self.state = open_labels(folder)
     self.encoder = Encoder(
       self._pretrained.encoder, self._pretrained.params, batch_tokens
     )
 
-  def _open_embeddings(self, folder: str) -> np.ndarray:
-    path = os.path.join(folder, 'label_embeddings.npy')
-    array = open_embeddings(path)
-    expected = (self.about['num_labels'], self.about['dim'])
-    if array.shape != expected:
-      raise UserError(f'{path} has shape {array.shape}, not {expected}')
-    if self._pretrained.encoder.dim != self.about['dim']:
-      raise UserError(
-        f'{folder}: the encoder has {self._pretrained.encoder.dim} dimensions,'
-        f' the label embeddings {self.about["dim"]}'
-      )
-    return array
+  def reload(self) -> bool:
+    """Takes labels that were changed since; returns whether they were.
 
-  def _open_index(self, folder: str) -> MipsIndex:
-    if os.path.isdir(folder) and is_installed():
-      return ScannIndex.load(folder, self.about['num_labels'])
-    return ExactIndex(self.label_embeddings)
+    `state` is replaced by one assignment: whoever needs labels twice, to find
+    and to name them, reads it once.
+
+    Raises:
+      UserError: the bundle is broken; it goes on with the labels it has.
+    """
+    now = read_about(self.folder).get('label_folder', '')
+    if now == self.about.get('label_folder', ''):
+      return False
+    self.state = open_labels(self.folder)
+    return True
+
+  @property
+  def about(self) -> dict[str, Any]:
+    """What lmtx.json tells."""
+    return self.state.about
+
+  @property
+  def labels(self) -> LabelFile:
+    """Uids and titles."""
+    return self.state.labels
+
+  @property
+  def label_embeddings(self) -> np.ndarray:
+    """`[num_labels, dim]` f32 or bf16, memory-mapped."""
+    return self.state.embeddings
+
+  @property
+  def index(self) -> MipsIndex:
+    """Of the label embeddings."""
+    return self.state.index
 
   @property
   def tokenizer(self) -> Any:
@@ -161,56 +180,41 @@ class Bundle:
     )
     return tokens.view(self.max_doc_tokens, title=self.text.encode_title)
 
+  def embed_labels(self, labels: Sequence[Record]) -> np.ndarray:
+    """Embeds labels as in training: `[num_labels, dim]` float32."""
+    longest = self.about['max_label_tokens']
+    tokens = tokenize_texts(
+      [label.title for label in labels],
+      [label.content for label in labels],
+      self.tokenizer,
+      longest,
+    )
+    content = self.text.label_text == 'title_content'
+    inputs = tokens.view(longest, content=content)
+    return self.encoder.encode(inputs, bucket_widths(inputs.lengths, longest))
+
   def tag(self, records: Sequence[Record], top_k: int) -> Shortlist:
     """The labels of a few documents, best first."""
-    inputs = self.inputs(records)
+    return self.tag_inputs(self.inputs(records), top_k, self.state)
+
+  def tag_inputs(
+    self, inputs: TokenView, top_k: int, state: LabelState
+  ) -> Shortlist:
+    """As `tag`, of what `inputs` made, among the labels of `state`."""
+    nothing = Ragged.from_rows([[] for _ in range(len(inputs))])
     return tag_documents(
-      self.encoder,
-      self.index,
-      inputs,
-      self.doc_widths,
-      Ragged.from_rows([[] for _ in records]),
-      top_k,
+      self.encoder, state.index, inputs, self.doc_widths, nothing, top_k
     )
 
   def predictions(
-    self, records: Sequence[Record], top_k: int
+    self, records: Sequence[Record], top_k: int, min_score: float = -np.inf
   ) -> list[dict[str, Any]]:
     """Predictions `{"uid", "labels": [{"uid", "title", "score"}]}`."""
-    tags = self.tag(records, top_k)
-    used = np.unique(tags.labels[tags.labels >= 0])
-    names = dict(zip(used.tolist(), self.labels.get(used), strict=True))
+    state = self.state
+    tags = self.tag_inputs(self.inputs(records), top_k, state)
     return [
-      {
-        'uid': record.uid,
-        'labels': [
-          {
-            **names[label]._asdict(),
-            'score': round(float(score), 6),
-          }
-          for label, score in zip(labels.tolist(), scores, strict=True)
-          if label >= 0
-        ],
-      }
-      for record, labels, scores in zip(
-        records, tags.labels, tags.scores, strict=True
+      {'uid': record.uid, 'labels': labels}
+      for record, labels in zip(
+        records, state.describe(tags, min_score), strict=True
       )
     ]
-
-
-def _read_about(folder: str) -> dict[str, Any]:
-  path = os.path.join(folder, 'lmtx.json')
-  if not os.path.exists(path):
-    raise UserError(f'--bundle={folder} is not a bundle: no lmtx.json in it')
-  try:
-    about = read_json(path)
-    if about['format'] > FORMAT:
-      raise UserError(
-        f'{folder} was made by lmtx_jax {about["version"]}, newer than this'
-        f' {__version__}; update lmtx_jax'
-      )
-  except (ValueError, KeyError, TypeError) as e:
-    raise UserError(f'{path} is not what a bundle has there: {e}') from e
-  if missing := [key for key in _NEEDED if key not in about]:
-    raise UserError(f'{path} lacks {missing[0]!r}')
-  return about

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import json
 from typing import NamedTuple
 
@@ -24,10 +24,18 @@ class Label(NamedTuple):
 
 def write_labels(path: str, labels: Corpus) -> None:
   """Writes `{"uid", "title"}` of each label, one a line, in their order."""
+  write_rows(path, (Label(r.uid, r.title) for r in _all_records(labels)))
+
+
+def write_rows(path: str, labels: Iterable[Label]) -> None:
+  """Writes labels that are at hand, one a line."""
   with open(path, 'w', encoding='utf-8') as f:
-    for label in _all_records(labels):
-      row = {'uid': label.uid, 'title': label.title}
-      f.write(json.dumps(row, ensure_ascii=False) + '\n')
+    f.writelines(label_line(label) for label in labels)
+
+
+def label_line(label: Label) -> str:
+  """`{"uid", "title"}` and a line break."""
+  return json.dumps(label._asdict(), ensure_ascii=False) + '\n'
 
 
 def _all_records(corpus: Corpus) -> Iterator[Record]:
@@ -46,16 +54,22 @@ class LabelFile:
       num_labels: lines that it must have.
 
     Raises:
-      UserError: it has more or fewer.
+      UserError: it has more or fewer, or the last one is cut short.
     """
     self._path = path
     self._ends = _line_ends(path)
     if len(self._ends) != num_labels:
       raise UserError(f'{path} has {len(self._ends)} labels, not {num_labels}')
     self._bytes = np.memmap(path, np.uint8, mode='r')
+    if num_labels:
+      self._read(num_labels - 1)
 
   def __len__(self) -> int:
     return len(self._ends)
+
+  def __iter__(self) -> Iterator[Label]:
+    for index in range(len(self)):
+      yield self._read(index)
 
   def get(self, indices: Sequence[int]) -> list[Label]:
     """Labels, in the order of `indices`.

@@ -37,6 +37,7 @@ _REORDER_PER_LABEL = 10  # or as many for each label that is wanted
 _PART_BYTES = 2**30  # float32 rows in a part; building takes thrice that
 _QUERY_BLOCK = 4096
 _ABOUT = 'parts.json'
+_ASSETS = 'scann_assets.pbtxt'  # ScaNN's list of its files
 
 
 def is_installed() -> bool:
@@ -134,7 +135,7 @@ class ScannIndex:
     """
     if memory is None:
       memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2
-    if os.path.exists(os.path.join(folder, 'scann_assets.pbtxt')):
+    if os.path.exists(os.path.join(folder, _ASSETS)):
       count = 1  # the layout of bundles of format 1
       paths = [folder]
     else:
@@ -205,6 +206,9 @@ class _Part:
         f'{self.path}/scann_docids.pkl is a pickle, which no index has; delete'
         ' it'
       )
+    if not os.path.exists(os.path.join(self.path, _ASSETS)):
+      # ScaNN would guess what it lists, and write into the folder.
+      raise UserError(f'{self.path} is not a whole ScaNN index: no {_ASSETS}')
     try:
       searcher = scann_ops_pybind.load_searcher(self.path)
     except (RuntimeError, ValueError, OSError) as e:

@@ -37,6 +37,8 @@ from lmtx_jax.training import Trainer, Training, fit_config
 from lmtx_jax.types import YES, PseudoLabels, Ragged, Shortlist
 
 DOCUMENT_SCORES = 'test_documents.npz'  # beside the scores of all
+TEST_LABELS = 'test_labels.npz'  # the first labels of each test document
+_KEPT_LABELS = 10
 _TEST_DEPTH = 100  # of R@100
 _WARMUP = -1  # the cycle number of what comes before cycle 0
 
@@ -265,18 +267,26 @@ class Stages:
     path = run.cycle_file(cycle, 'test_scores.json')
     if run.has(path):
       return read_json(path)
-    labels = snapshot.tag(self.inputs.test, _TEST_DEPTH, cycle, 'test').labels
-    return self.score(labels, cycle, path)
+    found = snapshot.tag(self.inputs.test, _TEST_DEPTH, cycle, 'test')
+    return self.score(found.labels, cycle, path, found.scores)
 
   def score(
-    self, labels: np.ndarray, cycle: int, path: str
+    self,
+    labels: np.ndarray,
+    cycle: int,
+    path: str,
+    label_scores: np.ndarray | None = None,
   ) -> dict[str, float | None]:
     """Scores labels of the test documents, and of each document beside it.
+
+    The first labels of each document are kept there too, to be looked at.
 
     Args:
       labels: `[num_docs, k]` int32, best first, -1 where there are no more.
       cycle: for the metrics.
       path: of the scores.
+      label_scores: `[num_docs, k]` float32, of those labels, where they have
+        any.
     """
     inputs, run = self.inputs, self.run
     truth, num_labels = inputs.test.corpus.targets, len(inputs.labels)
@@ -292,11 +302,14 @@ class Stages:
       self.writer.report(cycle, 'test', scores)
       return scores
 
-    run.once(
-      os.path.join(os.path.dirname(path), DOCUMENT_SCORES),
-      lambda: per_document(labels, truth, num_labels),
-      write_arrays,
-      read_arrays,
-      alone=True,
-    )
+    kept = {'labels': labels[:, :_KEPT_LABELS]}
+    if label_scores is not None:
+      kept['scores'] = label_scores[:, :_KEPT_LABELS]
+    beside = {
+      DOCUMENT_SCORES: lambda: per_document(labels, truth, num_labels),
+      TEST_LABELS: lambda: kept,
+    }
+    for name, make_one in beside.items():
+      file = os.path.join(os.path.dirname(path), name)
+      run.once(file, make_one, write_arrays, read_arrays, alone=True)
     return run.once(path, make, write_json, read_json)

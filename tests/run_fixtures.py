@@ -17,7 +17,10 @@ from lmtx_jax import cli
 from lmtx_jax.compare import CompareConfig
 from lmtx_jax.config import TRAINING, SourceConfig
 from lmtx_jax.evaluate import EvaluateConfig
+from lmtx_jax.labels import LabelsConfig
 from lmtx_jax.predict import PredictConfig
+from lmtx_jax.report import ReportConfig
+from lmtx_jax.serve import ServeConfig
 
 NUM_LABELS = 24
 TINY = (
@@ -40,7 +43,10 @@ _FLAGS = {
   'main': TRAINING,
   'predict': (PredictConfig,),
   'evaluate': (EvaluateConfig, SourceConfig),
+  'serve': (ServeConfig,),
   'compare': (CompareConfig,),
+  'labels': (LabelsConfig,),
+  'report': (ReportConfig,),
 }
 
 
@@ -74,7 +80,7 @@ def call(name: str, *argv: str) -> Result:
         _FLAGS[name],
         module.__doc__,
         [name, *map(str, argv)],
-        takes_words=name == 'compare',
+        takes_words=name in ('compare', 'labels'),
       )
     except SystemExit as e:
       code = e.code

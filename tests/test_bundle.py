@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from run_fixtures import made_corpus, succeed
 
-from lmtx_jax import bundle as bundle_lib
+from lmtx_jax import bundle_labels as labels_lib
 from lmtx_jax.bundle import FORMAT, Bundle, export
 from lmtx_jax.mips import ExactIndex, ScannIndex
 from lmtx_jax.scann_index import is_installed, write_index
@@ -98,8 +98,11 @@ def test_can_be_moved_and_read_only(bundle, tmp_path):
   shutil.copytree(bundle, moved)
   for path in (moved, *moved.rglob('*')):
     path.chmod(0o555 if path.is_dir() else 0o444)
+  facts = [(p, p.stat().st_mtime_ns) for p in sorted(moved.rglob('*'))]
   try:
     assert Bundle(str(moved)).predictions(RECORDS, 5) == before
+    now = [(p, p.stat().st_mtime_ns) for p in sorted(moved.rglob('*'))]
+    assert now == facts  # root, whom no mode stops, has written nothing
   finally:
     for path in (moved, *moved.rglob('*')):
       path.chmod(0o755)
@@ -176,7 +179,7 @@ def test_many_labels_have_scann_after_an_exact_search_too(
   labels = before.label_embeddings
   few = exported(bundle, tmp_path / 'few', labels, ExactIndex(labels))
   assert isinstance(few.index, ExactIndex)
-  monkeypatch.setattr(bundle_lib, 'BRUTE_FORCE_BELOW', 24)
+  monkeypatch.setattr(labels_lib, 'BRUTE_FORCE_BELOW', 24)
   many = exported(bundle, tmp_path / 'many', labels, ExactIndex(labels))
   assert isinstance(many.index, ScannIndex)
   for tagger in (few, many):
@@ -187,7 +190,7 @@ def test_many_labels_have_scann_after_an_exact_search_too(
 
 @needs_scann
 def test_is_opened_without_scann_too(bundle, monkeypatch):
-  monkeypatch.setattr(bundle_lib, 'is_installed', lambda: False)
+  monkeypatch.setattr(labels_lib, 'is_installed', lambda: False)
   without = Bundle(str(bundle))
   assert isinstance(without.index, ExactIndex)
   monkeypatch.undo()
@@ -208,6 +211,18 @@ def test_format_1_is_read(broken, bundle):
   part.rmdir()
   (broken / 'scann' / 'parts.json').unlink()
   assert Bundle(str(broken)).predictions(RECORDS, 5) == expected
+
+
+def test_tells_what_it_is(bundle):
+  card = (bundle / 'README.md').read_text()
+  assert card.startswith('---\nlibrary_name: sentence-transformers\n')
+  for text in (
+    *('- labels at the end of training: 24', '- embeddings: 32 dimensions'),
+    *('- licence of the base model: there is none', '    --epochs=8'),
+    *('- method: lmtx', '- teacher: oracle', '| P@1 | P@3 |'),
+  ):
+    assert text in card
+  assert str(bundle.parent) not in card
 
 
 def test_is_an_encoder_to_train_on(bundle, tiny, tmp_path):
@@ -248,22 +263,66 @@ class TestBroken:
   )
   def test_missing_file(self, broken, name):
     os.remove(broken / name)
-    with pytest.raises((UserError, OSError)) as e:
+    with pytest.raises(UserError) as e:
       Bundle(str(broken))
     assert pathlib.PurePath(name).stem in str(e.value)
     assert str(broken) in str(e.value)
     assert '\n' not in str(e.value)
 
   @pytest.mark.parametrize(
-    'name', ['model.safetensors', 'label_embeddings.npy', 'lmtx.json']
+    'name',
+    [
+      *('model.safetensors', 'label_embeddings.npy', 'lmtx.json'),
+      *('config.json', 'tokenizer.json', 'modules.json', 'labels.jsonl'),
+      '1_Pooling/config.json',
+    ],
   )
-  @pytest.mark.parametrize('size', [0, 20, 200])
+  @pytest.mark.parametrize('size', [0, 20, 0.5])
   def test_truncated_file(self, broken, name, size):
+    if size == 0.5:
+      size = (broken / name).stat().st_size // 2
     os.truncate(broken / name, size)
     with pytest.raises(UserError) as e:
       Bundle(str(broken))
-    assert name in str(e.value)
+    assert pathlib.PurePath(name).stem in str(e.value)
+    assert str(broken) in str(e.value)
     assert '\n' not in str(e.value)
+
+  def test_a_last_label_that_is_cut(self, broken):
+    path = broken / 'labels.jsonl'
+    os.truncate(path, path.stat().st_size - 4)
+    with pytest.raises(UserError, match=r'labels\.jsonl:24: not a label'):
+      Bundle(str(broken))
+
+  @needs_scann
+  def test_each_file_of_the_index(self, broken):
+    part = broken / 'scann' / 'part_000'
+    for name in os.listdir(part):
+      data = (part / name).read_bytes()
+      (part / name).unlink()
+      with pytest.raises(UserError, match='part_000 is not a whole ScaNN'):
+        Bundle(str(broken))
+      assert not (part / name).exists()
+      (part / name).write_bytes(data)
+    Bundle(str(broken))
+
+  @needs_scann
+  def test_no_index_where_there_was_one(self, broken):
+    shutil.rmtree(broken / 'scann')
+    with pytest.raises(UserError, match=r'scann: there is no such folder'):
+      Bundle(str(broken))
+
+  @pytest.mark.parametrize('name', ['..', '/tmp', 'labels_1', 3])
+  def test_label_folder_of_no_bundle(self, broken, name):
+    edit(broken, label_folder=name)
+    with pytest.raises(UserError, match=r'lmtx\.json: label_folder'):
+      Bundle(str(broken))
+
+  def test_encoder_of_other_dimensions(self, broken):
+    np.save(broken / 'label_embeddings.npy', np.zeros((24, 16), np.float32))
+    edit(broken, dim=16)
+    with pytest.raises(UserError, match='encoder has 32 dimensions'):
+      Bundle(str(broken))
 
   def test_too_few_labels(self, broken):
     path = broken / 'labels.jsonl'

@@ -58,9 +58,18 @@ def test_another_number_of_lines(tmp_path, num, text):
 )
 def test_a_broken_line_is_named(tmp_path, line):
   path = tmp_path / 'labels.jsonl'
-  path.write_bytes(b'{"uid": "a", "title": "A"}\n' + line + b'\n')
-  labels = LabelFile(str(path), 2)
+  whole = b'{"uid": "a", "title": "A"}\n'
+  path.write_bytes(whole + line + b'\n' + whole)
+  labels = LabelFile(str(path), 3)
   assert labels.get([0]) == [Label('a', 'A')]
   with pytest.raises(UserError, match=r'labels\.jsonl:2: not a label: ') as e:
     labels.get([0, 1])
   assert '\n' not in str(e.value)
+
+
+@pytest.mark.parametrize('line', [b'{"uid": "b", "ti', b'{"uid": "b"}\n'])
+def test_a_last_line_that_is_cut_is_seen_at_once(tmp_path, line):
+  path = tmp_path / 'labels.jsonl'
+  path.write_bytes(b'{"uid": "a", "title": "A"}\n' + line)
+  with pytest.raises(UserError, match=r'labels\.jsonl:2: not a label'):
+    LabelFile(str(path), 2)

@@ -24,7 +24,7 @@ LAYERS = [
   ['encode'],
   ['exact_index', 'scann_index'],
   ['mips'],
-  ['shortlist'],
+  ['shortlist', 'bundle_labels', 'model_card'],
   ['teacher'],
   ['train'],
   ['evaluation'],
@@ -34,7 +34,12 @@ LAYERS = [
   ['summary'],
   ['baselines', 'dry_run'],
   ['comparison'],
-  ['predict', 'evaluate', 'prepare', 'compare', 'main'],
+  ['reporting'],
+  ['report'],
+  ['label_edits', 'documents'],
+  ['serving'],
+  ['prediction_file'],
+  ['predict', 'serve', 'labels', 'evaluate', 'prepare', 'compare', 'main'],
 ]
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}
 
@@ -151,7 +156,8 @@ def test_commands_start_without_torch_and_tensorflow(before, absent):
   code = before + (
     'import sys\n'
     'import lmtx_jax.main, lmtx_jax.prepare\n'
-    'import lmtx_jax.predict, lmtx_jax.evaluate, lmtx_jax.compare\n'
+    'import lmtx_jax.predict, lmtx_jax.serve\n'
+    'import lmtx_jax.evaluate, lmtx_jax.compare\n'
     f'print([n for n in {absent} if n in sys.modules])'
   )
   done = subprocess.run(

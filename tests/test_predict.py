@@ -1,8 +1,13 @@
 """Tagging documents with a bundle, from the command line."""
 
+import csv
+import functools
 import gzip
 import json
+import os
 import pathlib
+import signal
+import subprocess
 
 import numpy as np
 import pytest
@@ -11,11 +16,15 @@ from run_fixtures import (
   call,
   made_corpus,
   read_jsonl,
+  spawn,
   succeed,
   write_jsonl,
 )
 
+from lmtx_jax import predict
 from lmtx_jax.bundle import Bundle
+from lmtx_jax.documents import read_blocks
+from lmtx_jax.prediction_file import PredictionFile
 from lmtx_jax.types import Record
 
 DOCUMENTS = [
@@ -125,28 +134,28 @@ def test_more_labels_than_there_are(flags, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('lines', 'message'),
+  ('lines', 'message', 'answered'),
   [
-    ('{"uid": "a"}\n{"uid": \n', 'docs.jsonl:2: not JSON'),
-    ('{"uid": "a"}\n[]\n', 'docs.jsonl:2: not a JSON object'),
-    ('{"uid": "a", "content": 3}\n', 'docs.jsonl:1: content is not a string'),
-    ('{"uid": "a"}\n\n', 'docs.jsonl:2: not JSON: an empty line'),
-    ('', 'docs.jsonl: is empty'),
+    ('{"uid": "a"}\n{"uid": \n', 'docs.jsonl:2: not JSON', ['a']),
+    ('{"uid": "a"}\n[]\n', 'docs.jsonl:2: not a JSON object', ['a']),
+    ('{"content": 3}\n', 'docs.jsonl:1: content is not a string', []),
+    ('{"uid": "a"}\n\n', 'docs.jsonl:2: not JSON: an empty line', ['a']),
+    ('{"uid": "a"}\n\xff\n', 'docs.jsonl:2: not UTF-8', ['a']),
+    ('', 'docs.jsonl: is empty', []),
   ],
 )
-def test_a_bad_line_is_named_and_nothing_is_written(
-  flags, tmp_path, lines, message
+def test_a_bad_line_is_named_and_the_output_stays(
+  flags, tmp_path, lines, message, answered
 ):
-  (tmp_path / 'docs.jsonl').write_text(lines)
+  (tmp_path / 'docs.jsonl').write_bytes(lines.encode('latin-1'))
   (tmp_path / 'tags.jsonl').write_text('precious\n')
   result = call('predict', *flags)
   assert result.code == 1
   assert message in result.error
   assert (tmp_path / 'tags.jsonl').read_text() == 'precious\n'
-  assert sorted(p.name for p in tmp_path.iterdir()) == [
-    'docs.jsonl',
-    'tags.jsonl',
-  ]
+  # What was answered before it waits for the same command.
+  partials = [*tmp_path.glob('tags.jsonl.partial-*')]
+  assert [row['uid'] for f in partials for row in read_jsonl(f)] == answered
 
 
 def test_output_never_takes_the_place_of_a_folder(flags, tmp_path):
@@ -188,3 +197,234 @@ def test_writes_plain_json(flags, tmp_path):
   line = (tmp_path / 'tags.jsonl').read_text(encoding='utf-8')
   assert '"ü"' in line
   assert json.loads(line).keys() == {'uid', 'labels'}
+
+
+BAD = ['{"uid": ', '[]', '{"title": 3}', '', '\xff', '{"uid": true}']
+
+
+def write_with_bad_lines(path):
+  """Documents with a bad line behind each of the first; their numbers."""
+  lines, bad = [], []
+  for i, document in enumerate(DOCUMENTS):
+    lines.append(json.dumps(document).encode())
+    if i < len(BAD):
+      lines.append(BAD[i].encode('latin-1'))
+      bad.append(len(lines))
+  path.write_bytes(b'\n'.join(lines) + b'\n')
+  return bad
+
+
+def test_bad_lines_are_answered_too(flags, tmp_path):
+  bad = write_with_bad_lines(tmp_path / 'docs.jsonl')
+  succeed('predict', *flags, '--on_error=skip')
+  rows = read_jsonl(tmp_path / 'tags.jsonl')
+  assert len(rows) == len(DOCUMENTS) + len(BAD)
+  for number in bad:
+    row = rows[number - 1]
+    assert row.keys() == {'uid', 'error'}
+    assert row['uid'] is None
+    assert f'docs.jsonl:{number}: ' in row['error']
+  good = [row for row in rows if row['uid'] is not None]
+  assert good == tag(flags, tmp_path, DOCUMENTS)
+
+
+def test_nothing_but_bad_lines(flags, tmp_path):
+  (tmp_path / 'docs.jsonl').write_text('{\n[]\n')
+  succeed('predict', *flags, '--on_error=skip')
+  rows = read_jsonl(tmp_path / 'tags.jsonl')
+  assert [row['uid'] for row in rows] == [None, None]
+
+
+def test_csv(flags, tmp_path):
+  rows = tag(flags, tmp_path, DOCUMENTS[:8], '--top_k=3', '--min_score=0.3')
+  odd = [{**DOCUMENTS[0], 'uid': 'a "b",\nc'}, *DOCUMENTS[1:8]]
+  write_jsonl(tmp_path / 'docs.jsonl', odd)
+  with open(tmp_path / 'docs.jsonl', 'a') as f:
+    f.write('{}x\n')
+  output = tmp_path / 'tags.csv'
+  succeed(
+    *('predict', *flags, f'--output={output}', '--format=csv', '--top_k=3'),
+    *('--min_score=0.3', '--on_error=skip'),
+  )
+  with open(output, newline='') as f:
+    found = list(csv.DictReader(f))
+  by_line = {}
+  for row in found:
+    by_line.setdefault(int(row['line']), []).append(row)
+  assert [*by_line] == [*range(1, 10)]
+  assert by_line[1][0]['uid'] == odd[0]['uid']
+  assert ':9: not JSON' in by_line[9][0]['error']
+  for expected, (_, told) in zip(rows, by_line.items(), strict=False):
+    labels = [row for row in told if row['rank']]
+    assert [int(row['rank']) for row in labels] == [
+      *range(1, 1 + len(expected['labels']))
+    ]
+    assert [(row['label'], row['title']) for row in labels] == [
+      (label['uid'], label['title']) for label in expected['labels']
+    ]
+    assert [float(row['score']) for row in labels] == [
+      label['score'] for label in expected['labels']
+    ]
+  assert any(len(row['labels']) < 3 for row in rows)
+
+
+@pytest.mark.parametrize('end', ['', '.gz'])
+def test_xc(flags, tmp_path, end):
+  documents = [*DOCUMENTS[:8], 'bad']
+  rows = tag(flags, tmp_path, DOCUMENTS[:8], '--top_k=3', '--min_score=0.3')
+  write_jsonl(tmp_path / 'docs.jsonl', documents)
+  output = tmp_path / f'tags.txt{end}'
+  succeed(
+    *('predict', *flags, f'--output={output}', '--format=xc', '--top_k=3'),
+    *('--min_score=0.3', '--on_error=skip'),
+  )
+  opener = gzip.open if end else open
+  with opener(output, 'rt') as f:
+    head, *lines = f.read().splitlines()
+  assert head == f'9 {NUM_LABELS}'
+  assert lines.pop() == ''
+  for line, row in zip(lines, rows, strict=True):
+    pairs = [word.split(':') for word in line.split()]
+    assert [f'L{label}' for label, _ in pairs] == [
+      label['uid'] for label in row['labels']
+    ]
+    assert [float(score) for _, score in pairs] == [
+      label['score'] for label in row['labels']
+    ]
+
+
+@pytest.mark.parametrize('score', ['0.5', '2', '-inf', '-1'])
+def test_lowest_score(flags, tmp_path, score):
+  every = tag(flags, tmp_path, DOCUMENTS[:9])
+  rows = tag(flags, tmp_path, DOCUMENTS[:9], f'--min_score={score}')
+  for row, whole in zip(rows, every, strict=True):
+    assert row['labels'] == [
+      label for label in whole['labels'] if label['score'] >= float(score)
+    ]
+
+
+def test_a_score_that_is_no_number(flags, tmp_path):
+  write_jsonl(tmp_path / 'docs.jsonl', DOCUMENTS[:1])
+  result = call('predict', *flags, '--min_score=nan')
+  assert result.error == 'error: --min_score=nan is no number'
+
+
+@pytest.mark.parametrize('kind', ['jsonl', 'csv', 'xc'])
+@pytest.mark.parametrize('blocks_done', [0, 1, 3])
+def test_the_same_command_goes_on(
+  flags, tmp_path, monkeypatch, kind, blocks_done
+):
+  """Stopped at some block, its last line cut: ends as if never stopped."""
+  write_with_bad_lines(tmp_path / 'docs.jsonl')
+  flags = (*flags, f'--format={kind}', '--on_error=skip', '--top_k=3')
+  monkeypatch.setattr(
+    predict,
+    'read_blocks',
+    functools.partial(read_blocks, max_documents=7),
+  )
+  succeed('predict', *flags)
+  whole = (tmp_path / 'tags.jsonl').read_bytes()
+  (tmp_path / 'tags.jsonl').unlink()
+  with monkeypatch.context() as m:
+    tagged = Bundle.tag_inputs
+    count = iter(range(100))
+
+    def until(*args):
+      if next(count) == blocks_done:
+        raise OSError(28, 'No space left on device')
+      return tagged(*args)
+
+    m.setattr(Bundle, 'tag_inputs', until)
+    assert call('predict', *flags).code == 1
+  partials = [*tmp_path.glob('*.partial-*')]
+  assert len(partials) == (blocks_done > 0)
+  for partial in partials:
+    assert len(partial.read_bytes()) > 100
+    os.truncate(partial, partial.stat().st_size - 9)
+  seen = []
+  monkeypatch.setattr(
+    predict,
+    'read_blocks',
+    lambda *args, **kwargs: (
+      seen.append(kwargs['answered'])
+      or read_blocks(*args, **kwargs, max_documents=7)
+    ),
+  )
+  succeed('predict', *flags)
+  assert (tmp_path / 'tags.jsonl').read_bytes() == whole
+  assert not [*tmp_path.glob('*.partial-*')]
+  assert seen == [max(0, 7 * blocks_done - 1)]
+
+
+@pytest.mark.parametrize(
+  'change', ['--top_k=4', '--noresume', '--min_score=0.1', 'input']
+)
+def test_another_command_starts_anew(flags, tmp_path, change):
+  (tmp_path / 'docs.jsonl').write_text(json.dumps(DOCUMENTS[0]) + '\n{\n')
+  assert call('predict', *flags).code == 1
+  (partial,) = tmp_path.glob('*.partial-*')
+  partial.write_text('{"uid": "left behind"}\n')
+  if change == 'input':
+    write_jsonl(tmp_path / 'docs.jsonl', DOCUMENTS[:3])
+    change = '--resume'
+  succeed('predict', *flags, '--on_error=skip', change)
+  rows = read_jsonl(tmp_path / 'tags.jsonl')
+  assert rows[0]['uid'] == DOCUMENTS[0]['uid']
+  assert not [*tmp_path.glob('*.partial-*')]
+
+
+def test_two_commands_never_write_one_output(flags, tmp_path):
+  write_jsonl(tmp_path / 'docs.jsonl', DOCUMENTS[:1])
+  output = str(tmp_path / 'tags.jsonl')
+  with PredictionFile(output, 'jsonl', 'a' * 64, resume=True) as held:
+    result = call('predict', *flags)
+    assert f'another command writes --output={output}' in result.error
+    held.write('{}\n')
+    held.finish(1, 1)
+  assert (tmp_path / 'tags.jsonl').read_text() == '{}\n'
+
+
+def test_compressed_output_is_the_same_each_time(flags, tmp_path):
+  plain = tag(flags, tmp_path, DOCUMENTS[:5])
+  output = tmp_path / 'tags.jsonl.gz'
+  succeed('predict', *flags, f'--output={output}')
+  first = output.read_bytes()
+  assert [json.loads(x) for x in gzip.decompress(first).splitlines()] == plain
+  succeed('predict', *flags, f'--output={output}')
+  assert output.read_bytes() == first
+
+
+def test_standard_input_and_output(flags, tmp_path):
+  expected = tag(flags, tmp_path, DOCUMENTS[:5])
+  process = spawn(
+    *('predict', *flags, '--input=-', '--output=-'), stdin=subprocess.PIPE
+  )
+  text = (tmp_path / 'docs.jsonl').read_text() + '{\n'
+  out, err = process.communicate(text, timeout=120)
+  assert [json.loads(line) for line in out.splitlines()] == expected
+  assert err.splitlines()[-1].startswith('error: standard input:6: not JSON')
+  assert process.returncode == 1
+
+
+def test_a_signal_ends_it_while_it_waits_for_a_pipe(flags):
+  process = spawn(
+    *('predict', *flags, '--input=-', '--output=-'), stdin=subprocess.PIPE
+  )
+  while 'tag:' not in (process.stderr.readline(5) or 'tag:'):
+    pass
+  process.send_signal(signal.SIGTERM)
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == 143
+  assert 'Fatal' not in err
+  assert 'Traceback' not in err
+
+
+def test_whoever_reads_may_stop(flags, tmp_path):
+  write_jsonl(tmp_path / 'docs.jsonl', DOCUMENTS)
+  process = spawn('predict', *flags, '--output=-')
+  process.stdout.close()
+  process.wait(120)
+  err = process.stderr.read()
+  assert err.splitlines()[-1] == (
+    'error: --output=-: whoever read it has stopped'
+  )

@@ -38,9 +38,9 @@ from lmtx_jax.data.batches import bucket_widths, encode_batches
 from lmtx_jax.data.builders import EMBEDDED, load_dataset
 from lmtx_jax.data.corpus import document_text
 from lmtx_jax.data.tokens import TokenView, tokenize_texts
+from lmtx_jax.documents import read_documents
 from lmtx_jax.encode import default_batch_tokens
 from lmtx_jax.model import pretrained
-from lmtx_jax.predict import read_documents
 from tests.benchmarks.alternate import alternate, medians
 from tests.benchmarks.flops import forward_flops, rate
 from tests.benchmarks.peers import JAX_ENVIRON, chosen

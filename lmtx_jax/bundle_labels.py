@@ -1,0 +1,189 @@
+"""The labels of a bundle: which files hold them at the moment, and opening.
+
+`lmtx.json` names the folder of the label files, a generation of them: the
+bundle's own folder as it was exported, `labels_000001` after the first change,
+and so on. A generation never changes once it is there, and replacing
+`lmtx.json` is what switches to the next, so that whoever opens a bundle sees
+all of one. The one before stays for those who have it open.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from typing import Any
+
+import numpy as np
+
+from lmtx_jax import __version__
+from lmtx_jax.embeddings import open_embeddings
+from lmtx_jax.files import read_json
+from lmtx_jax.label_file import LabelFile
+from lmtx_jax.mips import ExactIndex, MipsIndex, ScannIndex
+from lmtx_jax.scann_index import BRUTE_FORCE_BELOW, is_installed, write_index
+from lmtx_jax.types import Shortlist, UserError
+
+FORMAT = 3  # raised when a bundle changes so that old programs misread it
+ABOUT = 'lmtx.json'
+LABELS, EMBEDDINGS, SCANN = 'labels.jsonl', 'label_embeddings.npy', 'scann'
+GENERATION = re.compile(r'labels_(\d{6,})')
+_NEEDED = (
+  'num_labels',
+  'dim',
+  'encode_title',
+  'label_text',
+  'max_doc_tokens',
+  'doc_widths',
+  'compute_dtype',
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelState:
+  """All labels as they were at a moment; changes make another.
+
+  Attributes:
+    about: `lmtx.json` of that moment.
+    labels: uids and titles.
+    embeddings: `[num_labels, dim]` f32 or bf16, memory-mapped.
+    index: of the embeddings.
+  """
+
+  about: dict[str, Any]
+  labels: LabelFile
+  embeddings: np.ndarray
+  index: MipsIndex
+
+  def __len__(self) -> int:
+    return len(self.labels)
+
+  def describe(
+    self, tags: Shortlist, min_score: float = -np.inf
+  ) -> list[list[dict[str, Any]]]:
+    """What to tell of tags that were found in this state.
+
+    Args:
+      tags: of some documents.
+      min_score: lowest score that is told.
+
+    Returns:
+      for each document its `{"uid", "title", "score"}`, best first.
+    """
+    kept = (tags.labels >= 0) & (tags.scores >= min_score)
+    used = np.unique(tags.labels[kept])
+    names = {
+      index: label._asdict()
+      for index, label in zip(used.tolist(), self.labels.get(used), strict=True)
+    }
+    return [
+      [
+        {**names[label], 'score': round(score, 6)}
+        for label, score in zip(
+          labels[keep].tolist(), scores[keep].tolist(), strict=True
+        )
+      ]
+      for labels, scores, keep in zip(
+        tags.labels, tags.scores, kept, strict=True
+      )
+    ]
+
+
+def read_about(folder: str) -> dict[str, Any]:
+  """Reads `lmtx.json`.
+
+  Raises:
+    UserError: there is none, or a broken one, or a newer one.
+  """
+  path = os.path.join(folder, ABOUT)
+  if not os.path.exists(path):
+    raise UserError(f'--bundle={folder} is not a bundle: no {ABOUT} in it')
+  try:
+    about = read_json(path)
+    if about['format'] > FORMAT:
+      raise UserError(
+        f'{folder} was made by lmtx_jax {about["version"]}, newer than this'
+        f' {__version__}; update lmtx_jax'
+      )
+  except (ValueError, KeyError, TypeError, OSError) as e:
+    raise UserError(f'{path} is not what a bundle has there: {e}') from e
+  if missing := [key for key in _NEEDED if key not in about]:
+    raise UserError(f'{path} lacks {missing[0]!r}')
+  name = about.get('label_folder', '')  # format 2 had none
+  if name and not (isinstance(name, str) and GENERATION.fullmatch(name)):
+    raise UserError(f'{path}: label_folder {name!r} is no name of one')
+  return about
+
+
+def open_labels(folder: str, index_memory: int | None = None) -> LabelState:
+  """Opens the labels as they are now.
+
+  Args:
+    folder: of the bundle.
+    index_memory: see ScannIndex.load.
+
+  Raises:
+    UserError: a file is missing or broken, or does not fit to the others.
+  """
+  about = read_about(folder)
+  while True:
+    try:
+      return _open(folder, about, index_memory)
+    except UserError:
+      # Since lmtx.json was read, labels may have changed twice.
+      now = read_about(folder)
+      if now.get('label_folder', '') == about.get('label_folder', ''):
+        raise
+      about = now
+
+
+def _open(
+  folder: str, about: dict[str, Any], index_memory: int | None
+) -> LabelState:
+  folder = os.path.join(folder, about.get('label_folder', ''))
+  path = os.path.join(folder, EMBEDDINGS)
+  num_labels = about['num_labels']
+  try:
+    embeddings = open_embeddings(path)
+    if embeddings.shape != (expected := (num_labels, about['dim'])):
+      raise UserError(f'{path} has shape {embeddings.shape}, not {expected}')
+    path = os.path.join(folder, LABELS)
+    labels = LabelFile(path, num_labels)
+  except OSError as e:
+    raise UserError(f'{path}: {e.strerror}; the bundle is not whole') from e
+  path = os.path.join(folder, SCANN)
+  if not _has_index(path, about):
+    index = ExactIndex(embeddings)
+  else:
+    index = ScannIndex.load(path, num_labels, index_memory)
+  return LabelState(about, labels, embeddings, index)
+
+
+def _has_index(path: str, about: dict[str, Any]) -> bool:
+  """Whether there is an index of ScaNN's that can be opened here."""
+  if not is_installed():
+    return False
+  there = os.path.isdir(path)
+  if about.get('index') == 'scann' and not there:
+    raise UserError(f'{path}: there is no such folder; the bundle is not whole')
+  return there
+
+
+def write_label_index(
+  folder: str, embeddings: np.ndarray, like: MipsIndex
+) -> str:
+  """Writes ScaNN's index, where labels are many or there was one before.
+
+  Args:
+    folder: of the label files.
+    embeddings: `[num_labels, dim]` f32 or bf16.
+    like: the index that was used so far.
+
+  Returns:
+    what `lmtx.json` calls the index: 'scann' or 'exact'.
+  """
+  many = len(embeddings) >= BRUTE_FORCE_BELOW
+  if not is_installed() or not (many or isinstance(like, ScannIndex)):
+    return 'exact'
+  write_index(os.path.join(folder, SCANN), embeddings)
+  return 'scann'

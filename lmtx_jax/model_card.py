@@ -1,0 +1,144 @@
+"""The README.md of a bundle: what it is, how good, how to load, from where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import os
+import re
+from typing import Any
+
+_USAGE = """## Use it
+
+Tag documents, one JSON object `{"uid", "title", "content"}` a line:
+
+    python -m lmtx_jax.predict --bundle=FOLDER --input=docs.jsonl --output=tags.jsonl
+
+In Python:
+
+    from lmtx_jax.bundle import Bundle
+    from lmtx_jax.types import Record
+    Bundle('FOLDER').predictions([Record('a', 'a title', 'a text')], top_k=10)
+
+The encoder alone, for documents and labels alike, in sentence-transformers:
+
+    from sentence_transformers import SentenceTransformer
+    SentenceTransformer('FOLDER').encode(['a title\\ta text'])
+
+Labels are added and removed without training by `python -m lmtx_jax.labels`.
+"""  # noqa: E501
+
+
+def write_card(folder: str, about: Mapping[str, Any]) -> None:
+  """Writes README.md; equal facts make equal bytes.
+
+  Args:
+    folder: of the bundle.
+    about: what its lmtx.json tells; dataset, scores and flags may be missing.
+  """
+  text = '\n'.join(
+    [*_head(about), *_facts(about), '', *_scores(about), _USAGE, *_flags(about)]
+  )
+  with open(os.path.join(folder, 'README.md'), 'w', encoding='utf-8') as f:
+    f.write(text)
+
+
+def licence_of(encoder: str) -> str:
+  """The licence that a model's own README.md names; '' where none is known.
+
+  Args:
+    encoder: folder of the model.
+  """
+  path = os.path.join(encoder, 'README.md')
+  if not os.path.isfile(path):
+    return ''
+  with open(path, encoding='utf-8', errors='replace') as f:
+    head = re.match(r'---\s*\n(.*?)\n---\s*\n', f.read(), re.DOTALL)
+  known = head and re.search(
+    r'^license:[ \t]*["\']?([\w.+-]+)', head[1], re.MULTILINE
+  )
+  return known[1] if known else ''
+
+
+def _head(about: Mapping[str, Any]) -> list[str]:
+  """What machines read of a card."""
+  licence = licence_of(_setting(about, 'encoder'))
+  return [
+    '---',
+    'library_name: sentence-transformers',
+    'pipeline_tag: sentence-similarity',
+    *([f'license: {licence}'] if licence else []),
+    'tags:',
+    *('- sentence-transformers', '- feature-extraction', '- lmtx'),
+    '---',
+    '',
+  ]
+
+
+def _facts(about: Mapping[str, Any]) -> list[str]:
+  encoder = _setting(about, 'encoder')
+  base = f'`{_short(encoder)}`' if encoder else 'unknown'
+  licence = licence_of(encoder)
+  told = f'{licence}, as its README.md says' if licence else 'unknown'
+  if encoder == 'scratch':
+    base, told = 'none: the encoder started from nothing', 'there is none'
+  dataset = about.get('dataset', 'unknown')
+  return [
+    f'# A tagger for {dataset}',
+    '',
+    'A bi-encoder and a label set, trained by lmtx_jax. A document gets the',
+    'labels whose embeddings have the largest inner product with its own.',
+    '',
+    f'- dataset: {dataset}',
+    f'- method: {_setting(about, "method") or "unknown"}',
+    f'- teacher: {_setting(about, "teacher") or "unknown"}',
+    f'- labels at the end of training: {about["num_labels"]:,}',
+    f'- embeddings: {about["dim"]} dimensions',
+    f'- longest text: {about["max_doc_tokens"]} tokens of a document,'
+    f' {about["max_label_tokens"]} of a label',
+    f'- base model: {base}',
+    f'- licence of the base model: {told}',
+    f'- made by lmtx_jax {about["version"]}',
+  ]
+
+
+def _scores(about: Mapping[str, Any]) -> list[str]:
+  known = {
+    name: value
+    for name, value in (about.get('test') or {}).items()
+    if value is not None
+  }
+  if not known:
+    return ['## Scores', '', 'None: nothing was known of test documents.', '']
+  return [
+    '## Scores',
+    '',
+    'Percent, on the test documents of the dataset:',
+    '',
+    '| ' + ' | '.join(known) + ' |',
+    '|' + ' ---: |' * len(known),
+    '| ' + ' | '.join(f'{value:.1f}' for value in known.values()) + ' |',
+    '',
+  ]
+
+
+def _flags(about: Mapping[str, Any]) -> list[str]:
+  flags = [flag.partition('=') for flag in about.get('flags', ())]
+  return [
+    '## Flags of the training',
+    '',
+    *(f'    --{name}={_short(value)}' for name, _, value in flags),
+    '',
+  ]
+
+
+def _setting(about: Mapping[str, Any], name: str) -> str:
+  """The value of a flag of the training; '' where it is not known."""
+  return dict(flag.partition('=')[::2] for flag in about.get('flags', ())).get(
+    name, ''
+  )
+
+
+def _short(value: str) -> str:
+  """A value of a flag without the place that a folder had."""
+  value = value.replace('\n', '\\n')
+  return os.path.basename(value.rstrip('/')) if os.path.exists(value) else value

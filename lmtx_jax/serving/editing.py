@@ -1,0 +1,107 @@
+"""Changes of the labels while the service tags."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+import concurrent.futures
+
+from absl import logging
+
+from lmtx_jax.label_edits import (
+  LabelExistsError,
+  LastLabelError,
+  ReadOnlyError,
+  UnknownLabelError,
+)
+from lmtx_jax.serving.errors import Refused
+from lmtx_jax.serving.labels import LabelEditor
+from lmtx_jax.serving.tagger import Tagger
+from lmtx_jax.types import Record, UserError
+
+_STATUS = {
+  LabelExistsError: 409,
+  LastLabelError: 409,
+  ReadOnlyError: 403,
+  UnknownLabelError: 404,
+}
+_LOOK_S = 1.0  # between looks whether another process changed the labels
+
+
+class Editing:
+  """Does one change after the other, beside the thread that tags.
+
+  A change is on the disk before any request sees it. What others change there,
+  another service or the `labels` command, is seen soon after.
+  """
+
+  def __init__(self, tagger: Tagger, editor: LabelEditor | None):
+    """Takes the tagger whose labels change, and what changes a bundle.
+
+    Args:
+      tagger: is told to use the new labels.
+      editor: None if nothing here can change labels.
+    """
+    self._tagger = tagger
+    self._editor = editor
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, 'labels')
+    self._complaint = ''
+
+  @property
+  def is_possible(self) -> bool:
+    """Whether there is an editor."""
+    return self._editor is not None
+
+  def close(self) -> None:
+    """Ends after the changes that were asked for."""
+    self._thread.shutdown()
+
+  async def add(self, labels: Sequence[Record]) -> int:
+    """Adds labels; returns how many there are then.
+
+    Raises:
+      Refused: 409 if a uid is taken, 403 if the bundle cannot be written, 501
+        without an editor.
+    """
+    return await self._change(lambda editor: editor.add(labels))
+
+  async def remove(self, uid: str) -> int:
+    """Removes a label; returns how many are left.
+
+    Raises:
+      Refused: 404 if there is none, 409 if it is the last, and as for `add`.
+    """
+    return await self._change(lambda editor: editor.remove(uid))
+
+  async def _change(self, change: Callable[[LabelEditor], None]) -> int:
+    if self._editor is None:
+      raise Refused(501, 'this service cannot change labels')
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(self._thread, self._apply, change)
+
+  def _apply(self, change: Callable[[LabelEditor], None]) -> int:
+    try:
+      change(self._editor)
+      self._look()
+    except UserError as e:
+      raise Refused(_STATUS.get(type(e), 422), str(e)) from e
+    return len(self._tagger.view)
+
+  async def follow(self) -> None:
+    """Looks for changes of others until it is cancelled."""
+    loop = asyncio.get_running_loop()
+    while self._editor is not None:
+      await asyncio.sleep(_LOOK_S)
+      try:
+        await loop.run_in_executor(self._thread, self._look)
+        self._complaint = ''
+      except UserError as e:
+        if str(e) != self._complaint:
+          self._complaint = str(e)
+          logging.error('labels stay as they were: %s', e)
+
+  def _look(self) -> None:
+    """Uses the labels on the disk, if they are others."""
+    if view := self._editor.latest():
+      self._tagger.use(view)
+      logging.info('there are %d labels now', len(view))

@@ -1,0 +1,184 @@
+"""The encoder at compiled shapes, and the labels of the moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import threading
+import time
+from typing import Any
+
+from absl import logging
+import jax
+import numpy as np
+from tokenizers import Tokenizer
+
+from lmtx_jax import devices
+from lmtx_jax.bundle import Bundle
+from lmtx_jax.data import tokens as tokens_lib
+from lmtx_jax.data.tokens import Tokens, TokenView, special_of
+from lmtx_jax.serving.labels import LabelView
+from lmtx_jax.serving.shapes import Shape, shapes_of
+from lmtx_jax.types import Ragged, Record, Shortlist
+
+_FEW = 10  # labels that most requests are content with
+
+
+def default_batch_tokens() -> int:
+  """Tokens of a batch: on a CPU so few that the next need not wait long."""
+  return 512 if jax.default_backend() == 'cpu' else 16_384
+
+
+class Tagger:
+  """Embeds and looks up, in shapes that are compiled before they are used.
+
+  Attributes:
+    view: the labels, see `use`; whoever needs them twice reads it once.
+    compiled: shapes that a batch may have; never empty after `compile_first`.
+    shapes: those and the ones to come.
+  """
+
+  def __init__(self, bundle: Bundle, batch_tokens: int, max_top_k: int):
+    """Takes an open bundle.
+
+    Args:
+      bundle: opened with the same `batch_tokens`.
+      batch_tokens: tokens of a batch on one device, padding included.
+      max_top_k: labels that a document can be given.
+    """
+    self._bundle = bundle
+    self._depths = sorted({min(_FEW, max_top_k), max_top_k})
+    self.view = LabelView(bundle.state)
+    self.shapes = shapes_of(bundle.doc_widths, batch_tokens, devices.total())
+    self.compiled: tuple[Shape, ...] = ()
+    self._stopped = threading.Event()
+    self._thread = threading.Thread(target=self._compile_rest, name='compile')
+    self._special = special_of(bundle.tokenizer)
+    # Kept, for to make one takes longer than to tag a document.
+    self._backend = Tokenizer.from_str(
+      bundle.tokenizer.backend_tokenizer.to_str()
+    )
+    self._backend.no_padding()
+    self._backend.enable_truncation(bundle.max_doc_tokens)
+
+  @property
+  def about(self) -> dict[str, Any]:
+    """What the bundle tells of itself."""
+    return self._bundle.about
+
+  def text_of(self, record: Record) -> str:
+    """What of a document is read; nothing can be told of an empty one."""
+    title = record.title if self._bundle.text.encode_title else ''
+    return f'{title} {record.content}'.strip()
+
+  def compile_first(self) -> None:
+    """Compiles what the first request needs, and the searches."""
+    self._compile(self.shapes[0])
+    self._compile_searches(self.view)
+
+  def use(self, view: LabelView) -> None:
+    """Answers from other labels from now on.
+
+    One assignment switches to them, so that a batch knows all of a change or
+    nothing of it.
+    """
+    self._compile_searches(view)
+    self.view = view
+
+  def _compile_searches(self, view: LabelView) -> None:
+    for size in sorted({shape.size for shape in self.shapes}):
+      for depth in self._depths:
+        queries = np.zeros((size, self._bundle.about['dim']), np.float32)
+        view.state.index.search(queries, depth)
+
+  def start(self) -> None:
+    """Compiles the other shapes by and by; requests are answered meanwhile."""
+    self._thread.start()
+
+  def stop(self) -> None:
+    """Ends that after the shape that it is at."""
+    self._stopped.set()
+    self._thread.join()
+
+  def _compile_rest(self) -> None:
+    start = time.monotonic()
+    for shape in self.shapes[1:]:
+      if self._stopped.is_set():
+        return
+      self._compile(shape)
+    logging.info(
+      '%d shapes ready after %.1f s', len(self.shapes), time.monotonic() - start
+    )
+
+  def _compile(self, shape: Shape) -> None:
+    longest = np.zeros(shape.width - 2, np.int32)
+    self.embed([longest] * shape.size, shape)
+    self.compiled += (shape,)
+
+  def tokens(self, records: Sequence[Record]) -> list[np.ndarray]:
+    """`[num_tokens]` ids of each document, without the two special ones."""
+    most, text = self._bundle.max_doc_tokens, self._bundle.text
+    rows, title_sizes = tokens_lib._encode(
+      self._backend,
+      [record.title for record in records],
+      [record.content for record in records],
+      most,
+    )
+    tokens = Tokens(Ragged.from_rows(rows), title_sizes, self._special)
+    view = tokens.view(most, title=text.encode_title)
+    return [
+      view.values[start : start + size]
+      for start, size in zip(view.starts, view.sizes, strict=True)
+    ]
+
+  def embed(self, tokens: Sequence[np.ndarray], shape: Shape) -> np.ndarray:
+    """Embeds documents in one batch.
+
+    Args:
+      tokens: of at most `shape.size` documents of at most `shape.width` tokens,
+        see `tokens`.
+      shape: one that is compiled.
+
+    Returns:
+      `[len(tokens), dim]` float32.
+    """
+    padded = [tokens[i % len(tokens)] for i in range(shape.size)]
+    sizes = np.array([len(ids) for ids in padded], np.int64)
+    inputs = TokenView(
+      np.concatenate(padded), np.cumsum(sizes) - sizes, sizes, self._special
+    )
+    embeddings = self._bundle.encoder.encode(inputs, np.array([shape.width]))
+    return embeddings[: len(tokens)]
+
+  def look_up(
+    self, embeddings: np.ndarray, top_k: Sequence[int]
+  ) -> list[list[dict[str, Any]]]:
+    """The labels closest to each embedding, best first.
+
+    All from one view of the labels, whatever replaces it meanwhile.
+
+    Args:
+      embeddings: `[n, dim]` float32.
+      top_k: `[n]` how many each wants, `max_top_k` at most.
+
+    Returns:
+      of each `{"uid", "title", "score"}`.
+    """
+    return self._look_up(self.view, embeddings, top_k)
+
+  def _look_up(
+    self, view: LabelView, embeddings: np.ndarray, top_k: Sequence[int]
+  ) -> list[list[dict[str, Any]]]:
+    depth = min(d for d in self._depths if d >= max(top_k))
+    tags = Shortlist(*view.state.index.search(embeddings, depth))
+    rows = view.state.describe(tags)
+    return [row[:k] for row, k in zip(rows, top_k, strict=True)]
+
+  def nearest(self, uid: str, top_k: int) -> list[dict[str, Any]] | None:
+    """The labels closest to a label, itself left out; None if there is none."""
+    view = self.view
+    label = view.index_of(uid)
+    if label < 0:
+      return None
+    query = np.asarray(view.state.embeddings[label : label + 1], np.float32)
+    found = self._look_up(view, query, [self._depths[-1]])[0]
+    return [other for other in found if other['uid'] != uid][:top_k]
