@@ -62,7 +62,7 @@ def render(table: Table, plots: Sequence[Plot]) -> str:
 
 
 def _scores(table: Table) -> str:
-  costs = table.cost_names()
+  costs = table.shown_costs()
   heads = ['row', *table.metrics, 'seeds', *costs]
   best = {}
   for metric in table.metrics:
@@ -92,7 +92,7 @@ def _score(table: Table, metric: str, i: int, is_best: bool) -> str:
     below = '&lt; 0.001' if test.p_holm < 0.001 else f'= {test.p_holm:.3f}'
     note = f'<small>p {below}</small>'
   elif test:
-    note = '<small>not paired</small>'
+    note = f'<small>{escape(test.note.split(":")[0])}</small>'
   mark = table.mark(metric, i).replace('?', '')
   style = ' class="best"' if is_best else ''
   return f'<td{style}>{table.cell(metric, i)}{mark}{note}</td>'
