@@ -150,16 +150,27 @@ def test_settings_leave_out_what_a_method_does_not_read(tmp_path):
     write_run(tmp_path / 'b', method='rts', batch_size=64, num_negatives=3),
   ]
   path = tmp_path / 't.html'
-  succeed('compare', *runs, f'--output={path}', '--noinitial')
-  text = path.read_text().split('<h2>Settings</h2>')[1]
-  rows = re.findall(r'<tr><th scope="row">(\w+)</th>(.*?)</tr>', text)
-  cells = {name: re.findall('<td>(.*?)</td>', row) for name, row in rows}
-  assert cells == {
-    'method': ['lmtx', 'rts'],
-    'shortlist_size': ['20', '-'],
-    'teacher': ['lexical', '-'],
-    'batch_size': ['128', '64'],
-  }
+  succeed('compare', *runs, f'--output={path}')
+  text = path.read_text().split('<h2>Settings</h2>')[1].split('</table>')[0]
+  text = text.replace('<wbr>', '')
+  assert re.findall(r'<th scope="col">(\w+)</th>', text) == [
+    *('row', 'method', 'shortlist_size', 'teacher', 'batch_size')
+  ]
+  assert [
+    re.findall('<td>(.*?)</td>', row) for row in text.split('<tr>')[2:]
+  ] == [['lmtx', '20', 'lexical', '128'], ['rts', '-', '-', '64']]
+
+
+def test_all_of_the_best_are_bold(tmp_path):
+  runs = [
+    write_run(tmp_path / 'a', scores=(50.0,)),
+    write_run(tmp_path / 'b', scores=(50.01,), method='rts'),
+    write_run(tmp_path / 'c', scores=(40.0,), method='ict'),
+  ]
+  path = tmp_path / 't.html'
+  succeed('compare', *runs, f'--output={path}', '--metrics=P@1')
+  bold = re.findall(r'<td class="best">([\d.]+)', path.read_text())
+  assert bold == ['50.0', '50.0']
 
 
 def test_unpaired_rows_say_so(tmp_path):

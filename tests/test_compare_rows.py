@@ -89,6 +89,18 @@ def test_the_usual_value_is_left_out(folder):
   ]
 
 
+def test_words_stand_as_the_user_named_them(folder):
+  """Whatever numbers go with each."""
+  folder.add(teacher='lexical', lexical_threshold=0.7)
+  folder.add(teacher='oracle', shortlist_size=5)
+  folder.add(teacher='oracle')
+  assert [row.flags['teacher'] for row in folder.rows()] == [
+    'oracle',
+    'lexical',
+    'oracle',
+  ]  # by shortlist_size, 5 and 10, then by teacher
+
+
 def test_no_value_is_usual_of_two():
   assert usual([{'a': '1'}, {'a': '2'}]) == {}
   assert usual([{'a': '1'}, {'a': '2'}, {'a': '2'}]) == {'a': '2'}
@@ -288,7 +300,8 @@ class TestStart:
     folder.add(warmup_epochs=1, initial=11.0, seed=1, **flags)
     starts = [row for row in folder.rows(initial=True) if row.is_start]
     assert [row.values('P@1') for row in starts] == [[10.0], [11.0]]
-    assert all(row.name.startswith('warmed up ') for row in starts)
+    assert [row.name[:9] for row in starts] == ['warmed up'] * 2
+    assert starts[0].name != starts[1].name
 
   @pytest.mark.parametrize(
     'flags',

@@ -169,16 +169,22 @@ def value_of(name: str, flags: dict[str, str]) -> str:
 def _in_order(
   trained: dict[tuple[tuple[str, str], ...], list[Run]],
 ) -> list[tuple[tuple[tuple[str, str], ...], list[Run]]]:
-  """By method, as the user first named it, then by the size of numbers."""
-  methods = list(dict.fromkeys(runs[0].method for runs in trained.values()))
-  order = differing([dict(key) for key in trained])
+  """By size of the numbers; of methods and words, as the user named them."""
+  flag_sets = [dict(key) for key in trained]
+  names = list(dict.fromkeys(['method', *differing(flag_sets)]))
+  words = {
+    name: list(dict.fromkeys(value_of(name, flags) for flags in flag_sets))
+    for name in names
+  }
 
   def place(entry: tuple[tuple[tuple[str, str], ...], list[Run]]) -> list:
-    flags = dict(entry[0])
-    sizes = [
-      by_size(name)(flags[name]) if name in flags else 0.0 for name in order
+    values = [(name, value_of(name, dict(entry[0]))) for name in names]
+    return [
+      by_size(name)(value)
+      if kind(name) in (int, float)
+      else words[name].index(value)
+      for name, value in values
     ]
-    return [methods.index(entry[1][0].method), *sizes]
 
   return sorted(trained.items(), key=place)
 

@@ -159,12 +159,20 @@ class Table:
     found = (of_run[name](run) for run in row.runs)
     return mean([value for value in found if value is not None])
 
-  def settings(self) -> tuple[list[str], list[list[str]]]:
-    """The flags in which rows differ, and their values in each row."""
-    names = differing([row.flags for row in self.rows if not row.is_start])
-    return names, [
-      [row.flags.get(name, UNKNOWN) for name in names] for row in self.rows
-    ]
+  def is_best(self, metric: str, i: int) -> bool:
+    """Whether no row has a higher mean, as far as the table tells."""
+    means = [mean(row.values(metric)) for row in self.rows]
+    highest = max((m for m in means if m is not None), default=None)
+    return highest is not None and _number(means[i]) == _number(highest)
+
+  def settings(self) -> tuple[list[str], dict[int, list[str]]]:
+    """The flags in which trained rows differ, and their values in each."""
+    trained = {i: r.flags for i, r in enumerate(self.rows) if not r.is_start}
+    names = differing(list(trained.values()))
+    return names, {
+      i: [flags.get(name, UNKNOWN) for name in names]
+      for i, flags in trained.items()
+    }
 
   def as_json(self) -> dict[str, Any]:
     """Everything, numbers unrounded."""
