@@ -3,9 +3,9 @@
 python -m lmtx_jax.compare RUN... [--output=FILE.html|.json|.csv] [--reference=ROW]
 
 RUN are run directories. Runs that differ in --seed alone, and in flags that
-change no result, are one row: the mean over the seeds, and the standard
-deviation (of a sample). An untrained encoder is a row of its own. Scores are
-percent on the test documents.
+change no result or that their method does not read, are one row: the mean over
+the seeds, and the standard deviation (of a sample). An untrained encoder is a
+row of its own. Scores are percent on the test documents.
 
 Each row is tested against the reference (by default the row with the highest
 first metric) on the scores of each document, averaged over the seeds: a paired

@@ -98,20 +98,25 @@ class Stages:
     start = self._loaded.params
     return self._loaded.next(self.trainer.fit(_WARMUP, start, training), 0)
 
+  def doc_embeddings(self, snapshot: Snapshot) -> np.ndarray:
+    """`[num_docs, dim]` f32 or bf16 of the training documents, a file."""
+    run, cycle, inputs = self.run, snapshot.cycle, self.inputs
+    with run.timed(cycle, 'encode'):
+      return run.once_embeddings(
+        run.cycle_file(cycle, 'doc_embeddings.npy'),
+        (len(inputs.train.inputs), snapshot.bi_encoder.dim),
+        self.config.encoder.embedding_dtype,
+        lambda out: snapshot.encoder.encode(
+          inputs.train.inputs, inputs.doc_widths, out, 'embed documents'
+        ),
+      )
+
   def shortlist(self, snapshot: Snapshot) -> Shortlist:
     """Top-k labels of each training document, by inner product."""
     run, cycle, train = self.run, snapshot.cycle, self.inputs.train
 
     def make() -> dict[str, np.ndarray]:
-      with run.timed(cycle, 'encode'):
-        embeddings = run.once_embeddings(
-          run.cycle_file(cycle, 'doc_embeddings.npy'),
-          (len(train.inputs), snapshot.encoder.dim),
-          self.config.encoder.embedding_dtype,
-          lambda out: snapshot.encoder.encode(
-            train.inputs, self.inputs.doc_widths, out, 'embed documents'
-          ),
-        )
+      embeddings = self.doc_embeddings(snapshot)
       index = snapshot.index
       with run.timed(cycle, 'shortlist'):
         shortlist = make_shortlist(

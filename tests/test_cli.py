@@ -7,7 +7,7 @@ import re
 import pytest
 from run_fixtures import spawn
 
-from lmtx_jax import cli, evaluate, main, predict, prepare
+from lmtx_jax import cli, compare, evaluate, main, predict, prepare
 from lmtx_jax.config import TRAINING, SourceConfig
 from lmtx_jax.types import UserError
 
@@ -15,6 +15,7 @@ COMMANDS = {
   'main': (main.__doc__, TRAINING),
   'prepare': (prepare.USAGE, (SourceConfig, prepare.PrepareConfig)),
   'predict': (predict.__doc__, (predict.PredictConfig,)),
+  'compare': (compare.__doc__, (compare.CompareConfig,)),
   'evaluate': (evaluate.__doc__, (evaluate.EvaluateConfig, SourceConfig)),
 }
 

@@ -5,11 +5,13 @@ import json
 import re
 
 from compare_fixtures import write_run
+import numpy as np
 import pytest
 from run_fixtures import call, succeed
 
 from lmtx_jax import cli
 from lmtx_jax.compare import CompareConfig
+from lmtx_jax.files import write_arrays
 
 
 @pytest.fixture
@@ -103,16 +105,72 @@ def test_csv(runs, tmp_path):
 
 
 def test_costs_of_a_method(tmp_path):
-  cost = {'tokens_per_document': 812.5, 'seconds_per_document': 0.25}
+  """The LLM's seconds are not those of the run; details are in the files."""
+  cost = {
+    'questions': 90,
+    'seconds': 7.5,
+    'tokens_per_document': 812.5,
+    'seconds_per_document': 0.25,
+  }
   icxml = write_run(
     tmp_path / 'icxml',
     scores=(),
     method='icxml',
     summary={'cost': cost, 'test': {'P@1': 33.0}},
   )
-  out = succeed('compare', icxml, '--metrics=P@1').out
-  assert 'tokens per document' in out
-  assert table_of(out)['icxml'][2:] == ['33.0', '1', '12.5', '812', '0.25']
+  path = tmp_path / 't.json'
+  out = succeed('compare', icxml, '--metrics=P@1', f'--output={path}').out
+  assert out.splitlines()[0].split('seeds')[1].split() == (
+    'seconds LLM seconds tokens per document seconds per document'.split()  # noqa: SIM905
+  )
+  assert table_of(out)['icxml'][2:] == [
+    *('33.0', '1', '12.5', '7.5', '812', '0.25')
+  ]
+  costs = json.loads(path.read_text())['rows'][1]['costs']
+  assert costs['questions'] == 90
+  assert (costs['seconds'], costs['LLM seconds']) == (12.5, 7.5)
+
+
+def test_starts_that_disagree_are_told(tmp_path):
+  runs = [
+    write_run(tmp_path / method, method=method, initial=initial)
+    for method, initial in (('lmtx', 20.0), ('rts', 25.0))
+  ]
+  out = succeed('compare', *runs).out
+  assert table_of(out)['untrained'][2].startswith('20.0')
+  assert 'untrained: runs with this start disagree' in out
+  assert 'P@1 20.0 to 25.0' in out
+  out = succeed('compare', *runs, '--metrics=R@100').out
+  assert 'disagree' not in out
+
+
+def test_settings_leave_out_what_a_method_does_not_read(tmp_path):
+  runs = [
+    write_run(tmp_path / 'a', teacher='lexical', shortlist_size=20),
+    write_run(tmp_path / 'b', method='rts', batch_size=64, num_negatives=3),
+  ]
+  path = tmp_path / 't.html'
+  succeed('compare', *runs, f'--output={path}')
+  text = path.read_text().split('<h2>Settings</h2>')[1].split('</table>')[0]
+  text = text.replace('<wbr>', '')
+  assert re.findall(r'<th scope="col">(\w+)</th>', text) == [
+    *('row', 'method', 'shortlist_size', 'teacher', 'batch_size')
+  ]
+  assert [
+    re.findall('<td>(.*?)</td>', row) for row in text.split('<tr>')[2:]
+  ] == [['lmtx', '20', 'lexical', '128'], ['rts', '-', '-', '64']]
+
+
+def test_all_of_the_best_are_bold(tmp_path):
+  runs = [
+    write_run(tmp_path / 'a', scores=(50.0,)),
+    write_run(tmp_path / 'b', scores=(50.01,), method='rts'),
+    write_run(tmp_path / 'c', scores=(40.0,), method='ict'),
+  ]
+  path = tmp_path / 't.html'
+  succeed('compare', *runs, f'--output={path}', '--metrics=P@1')
+  bold = re.findall(r'<td class="best">([\d.]+)', path.read_text())
+  assert bold == ['50.0', '50.0']
 
 
 def test_unpaired_rows_say_so(tmp_path):
@@ -135,14 +193,20 @@ def test_no_truth(tmp_path):
   nothing = {'P@1': None, 'R@10': None}
   run = write_run(
     tmp_path / 'a',
-    documents=0,
     cycle={'test': nothing, 'precision': None, 'quality': None},
     summary={'test': nothing, 'initial': nothing},
   )
+  for where in ('warmup', 'cycle_00'):
+    scores = dict.fromkeys(nothing, np.zeros(0, np.float32))
+    write_arrays(str(tmp_path / 'a' / where / 'test_documents.npz'), scores)
   path = tmp_path / 't.html'
   args = ('--metrics=P@1,R@10', f'--output={path}')
-  assert table_of(succeed('compare', run, *args).out)['lmtx'][2][0] == '-'
-  assert 'dev P@1 by the teacher' in path.read_text()
+  out = succeed('compare', run, *args).out
+  assert table_of(out)['lmtx'][2:4] == ['-?', '-?']
+  assert '? no document with truth' in out
+  text = path.read_text()
+  assert 'dev P@1 by the teacher' in text
+  assert '<small>no document with truth</small>' in text
 
 
 def test_help(capsys):

@@ -119,6 +119,34 @@ def test_bars_for_several_settings(rows_of):
   ]
 
 
+def test_flags_that_go_with_a_value_part_no_sweep(rows_of):
+  """Each teacher has flags of its own; they are compared all the same."""
+  rows = rows_of(
+    {'teacher': 'lexical', 'lexical_threshold': 0.7},
+    {'teacher': 'oracle', 'oracle_recall': 0.8},
+    {'method': 'rts'},
+  )
+  (sweep,) = curves.sweeps(rows)['teacher']
+  assert [value for value, _ in sweep.rows] == ['lexical', 'oracle']
+  assert list(curves.sweeps(rows)) == ['teacher']
+
+
+def test_two_rows_of_a_value_are_two_sweeps_or_none(rows_of):
+  rows = rows_of(
+    {'teacher': 'lexical'},
+    {'teacher': 'oracle'},
+    {'teacher': 'oracle', 'oracle_recall': 0.8},
+  )
+  found = curves.sweeps(rows)
+  (sweep,) = found['teacher']
+  assert [row.name for _, row in sweep.rows] == [
+    'lmtx teacher=lexical',
+    'lmtx',
+  ]
+  (sweep,) = found['oracle_recall']
+  assert [value for value, _ in sweep.rows] == ['0.8', '1.0']
+
+
 def test_svgs_can_stand_on_one_page(rows_of):
   rows = rows_of(
     {'scores': (30.0, 40.0), 'shortlist_size': 5}, {'scores': (30.0,)}

@@ -9,11 +9,13 @@ from lmtx_jax.comparison.groups import make_rows
 from lmtx_jax.comparison.runs import read_runs
 from lmtx_jax.comparison.significance import (
   NO_DOCUMENTS,
+  NO_TRUTH,
   compare_rows,
   find_reference,
   holm,
   paired_p,
 )
+from lmtx_jax.files import write_arrays
 from lmtx_jax.types import UserError
 
 
@@ -95,6 +97,15 @@ def test_scores_of_seeds_are_averaged(tmp_path):
 def test_other_documents_are_not_paired(tmp_path, documents):
   rows = rows_of(tmp_path, {}, {'method': 'rts', 'documents': documents})
   assert compare_rows(rows, 0, ('P@1',))['P@1'][1].note == NO_DOCUMENTS
+
+
+def test_no_document_has_truth(tmp_path):
+  rows = rows_of(tmp_path, {}, {'method': 'rts'})
+  for i, where in ((0, 'cycle_00'), (1, 'cycle_00')):
+    path = tmp_path / str(i) / where / 'test_documents.npz'
+    write_arrays(str(path), {'P@1': np.zeros(0, np.float32)})
+  test = compare_rows(rows, 0, ('P@1',))['P@1'][1]
+  assert (test.p, test.note) == (None, NO_TRUTH)
 
 
 def test_one_seed_without_documents_unpairs_the_row(tmp_path):

@@ -8,7 +8,9 @@ import kill_and_resume
 import numpy as np
 import pytest
 from run_fixtures import TINY, call, made_corpus, succeed, write_corpus
+from test_processes import finish, losses, start
 
+SLOW = os.environ.get('LMTX_SLOW_TESTS')  # as .ci/run sets it
 METHODS = {  # flags of a training that learns, and its number of cycles
   'rts': (('--epochs=6', '--min_words=4', '--max_words=8'), 1),
   'ict': (('--epochs=40',), 1),
@@ -69,10 +71,8 @@ def test_learns_and_leaves_what_a_run_leaves(flags, method, tmp_path):
   assert scores['P@1'] == pytest.approx(summary['test']['P@1'], abs=1e-4)
 
 
-# The others are one training, as LMTX's cycles are: killed by .ci/run alone.
-@pytest.mark.parametrize(
-  'method', METHODS if os.environ.get('LMTX_KILL_ALL') else ['maclr']
-)
+@pytest.mark.skipif(not SLOW, reason='LMTX_SLOW_TESTS is not set')
+@pytest.mark.parametrize('method', METHODS)
 def test_killed_and_resumed(flags, method, tmp_path, capsys, monkeypatch):
   monkeypatch.chdir(pathlib.Path(__file__).parent.parent)
   own, _ = METHODS[method]
@@ -84,6 +84,25 @@ def test_killed_and_resumed(flags, method, tmp_path, capsys, monkeypatch):
   )
   assert code == 0, capsys.readouterr().out
   assert '2 kills' in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not SLOW, reason='LMTX_SLOW_TESTS is not set')
+def test_two_processes_of_four_devices(flags, tmp_path):
+  own, _ = METHODS['maclr']
+  runs = tmp_path / 'one', tmp_path / 'two'
+  for run, num, devices in zip(runs, (1, 2), (1, 4), strict=True):
+    shared = (*flags, *own, '--method=maclr', f'--run_dir={run}')
+    ended = finish(start(*shared, num=num, devices=devices))
+    assert [code for code, *_ in ended] == [0] * num, ended
+  one, two = map(losses, runs)
+  # The first clusters are the same; later ones follow from rounded embeddings.
+  np.testing.assert_allclose(one[:2], two[:2], atol=1e-4)
+  assert len(one) == len(two)
+  scores = [
+    json.loads((run / 'summary.json').read_text())['test']['P@1']
+    for run in runs
+  ]
+  assert scores[0] == pytest.approx(scores[1], abs=10)
 
 
 def test_no_method_reads_a_label_of_a_document(flags, tmp_path, cache):

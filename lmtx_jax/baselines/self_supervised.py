@@ -15,7 +15,7 @@ from lmtx_jax.baselines.ict import IctPairs
 from lmtx_jax.baselines.maclr import MaclrPairs, clusters_at
 from lmtx_jax.baselines.simcse import SimCsePairs
 from lmtx_jax.baselines.tfidf_pairs import tfidf_top, unite
-from lmtx_jax.embeddings import as_float32, blocks, open_embeddings
+from lmtx_jax.embeddings import as_float32, blocks
 from lmtx_jax.files import read_arrays, remove, write_arrays
 from lmtx_jax.snapshot import Snapshot
 from lmtx_jax.stages import Stages
@@ -174,9 +174,8 @@ def _clusters(
   stages: Stages, cycle: int, step: int, snapshot: Snapshot
 ) -> np.ndarray:
   """`[num_docs]` int32, documents that are alike at a step; kept."""
-  run, inputs, config = stages.run, stages.inputs, stages.config
-  method = config.method
-  num_docs = len(inputs.train.inputs)
+  run, method = stages.run, stages.config.method
+  num_docs = len(stages.inputs.train.inputs)
   number = clusters_at(
     step, method.numbers_of_clusters, method.cluster_growth_steps
   )
@@ -188,15 +187,8 @@ def _clusters(
     if processes.is_lead():
       remove(path)  # of the clusters before
     processes.wait_for_all()
-    embeddings = run.once_embeddings(
-      path,
-      (num_docs, snapshot.encoder.dim),
-      config.encoder.embedding_dtype,
-      lambda out: snapshot.encoder.encode(
-        inputs.train.inputs, inputs.doc_widths, out, 'embed documents'
-      ),
-    )
-    found = cluster(embeddings, number, config.run.seed)
+    embeddings = stages.doc_embeddings(snapshot)
+    found = cluster(embeddings, number, stages.config.run.seed)
     logging.info('step %d: %d clusters', step, found.max() + 1)
     return {'clusters': found}
 
@@ -222,12 +214,8 @@ def _maclr_2(stages: Stages, cycle: int, snapshot: Snapshot) -> Training:
     read_arrays,
     alone=True,
   )
-  dense = stages.shortlist(snapshot)
-  found = unite(
-    lexical['labels'],
-    _by_cosine(stages, cycle, snapshot, dense),
-    config.method.second_stage_threshold,
-  )
+  dense = _by_cosine(stages, snapshot, stages.shortlist(snapshot))
+  found = unite(lexical['labels'], dense, config.method.second_stage_threshold)
   pairs = functools.partial(
     PseudoLabelPairs,
     inputs.train_inputs,
@@ -244,12 +232,10 @@ def _maclr_2(stages: Stages, cycle: int, snapshot: Snapshot) -> Training:
 
 
 def _by_cosine(
-  stages: Stages, cycle: int, snapshot: Snapshot, dense: Shortlist
+  stages: Stages, snapshot: Snapshot, dense: Shortlist
 ) -> Shortlist:
   """The best label of each document, with the cosine of both as its score."""
-  documents = open_embeddings(
-    stages.run.cycle_file(cycle, 'doc_embeddings.npy')
-  )
+  documents = stages.doc_embeddings(snapshot)
   best = dense.labels[:, :1]
   cosines = np.full(best.shape, -np.inf, np.float32)
   for rows in blocks(*documents.shape):

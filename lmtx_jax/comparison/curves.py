@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
+from lmtx_jax.comparison import flags_read
 from lmtx_jax.comparison.groups import (
   Row,
   by_size,
   deviation,
   differing,
-  is_idle,
   mean,
   name_of,
+  value_of,
 )
 from lmtx_jax.comparison.runs import Run
 
@@ -125,34 +126,58 @@ class Sweep:
 
 
 def sweeps(rows: Sequence[Row]) -> dict[str, list[Sweep]]:
-  """By flag, the sets of rows that differ in nothing else."""
+  """By flag, the sets of rows that differ in nothing else.
+
+  Flags that only some values of the flag make use of may differ too, unless
+  there are several rows of one value.
+  """
   trained = [row for row in rows if not row.is_start]
+  order = differing([row.flags for row in trained])
   found = {}
-  for flag in differing([row.flags for row in trained]):
+  for flag in order:
     if flag == 'method':
       continue  # each has flags of its own, so this would show some
-    sets: dict[tuple, list[Row]] = {}
-    for row in trained:
-      shared = tuple(sorted((k, v) for k, v in row.flags.items() if k != flag))
-      sets.setdefault(shared, []).append(row)
-    sets = {shared: found for shared, found in sets.items() if len(found) > 1}
-    peers = [dict(shared) for shared in sets]
-    swept = [
-      Sweep(
-        name_of(
-          dict(shared).get('method', ''),
-          dict(shared),
-          peers,
-          lambda name, flags: name == 'method' or is_idle(name, flags),
-        ),
-        flag,
-        tuple(
-          (row.flags[flag], row)
-          for row in sorted(of, key=lambda row: by_size(flag)(row.flags[flag]))
-        ),
-      )
-      for shared, of in sets.items()
-    ]
-    if swept:
-      found[flag] = swept
+    others = [name for name in order if name != flag]
+    shared = [n for n in others if not flags_read.depends_on(n, flag)]
+    sets = []
+    for some in _alike([r for r in trained if flag in r.flags], shared):
+      is_clear = len({row.flags[flag] for row in some}) == len(some)
+      sets += [some] if is_clear else _alike(some, others)
+    sets = [some for some in sets if len({r.flags[flag] for r in some}) > 1]
+    if sets:
+      found[flag] = _named(flag, sets)
   return found
+
+
+def _alike(rows: Sequence[Row], names: Sequence[str]) -> list[list[Row]]:
+  """Rows by the values that they have for these flags."""
+  sets: dict[tuple[str, ...], list[Row]] = {}
+  for row in rows:
+    key = tuple(value_of(name, row.flags) for name in names)
+    sets.setdefault(key, []).append(row)
+  return list(sets.values())
+
+
+def _named(flag: str, sets: Sequence[Sequence[Row]]) -> list[Sweep]:
+  """Sweeps, named by the flags that each shares and others have not."""
+  heads = [rows[0].method for rows in sets]
+  shared = [
+    {
+      name: value
+      for name, value in rows[0].flags.items()
+      if name not in ('method', flag) and not flags_read.depends_on(name, flag)
+    }
+    for rows in sets
+  ]
+  size = by_size(flag)
+  return [
+    Sweep(
+      name_of(head, flags, shared),
+      flag,
+      tuple(
+        (row.flags[flag], row)
+        for row in sorted(rows, key=lambda row: size(row.flags[flag]))
+      ),
+    )
+    for head, flags, rows in zip(heads, shared, sets, strict=True)
+  ]

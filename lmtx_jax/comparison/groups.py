@@ -11,46 +11,28 @@ import statistics
 
 import numpy as np
 
+from lmtx_jax.comparison import flags_read
 from lmtx_jax.comparison.runs import Run, kind, known_flags
-from lmtx_jax.config import (
-  EncoderConfig,
-  SampleConfig,
-  TextConfig,
-  WarmupConfig,
-)
 from lmtx_jax.types import UserError
 
 _LONGEST_VALUE = 32  # characters of a flag's value in a name
 _PATHS = ('encoder', 'teacher_model', 'teacher_tokenizer')
 
-# Flags (or what they begin with) that do something only where another flag has
-# one of these values; they name no row elsewhere.
-_ONLY_WITH = (
-  (('oracle_',), 'teacher', ('oracle',)),
-  (('lexical_',), 'teacher', ('lexical',)),
-  (('prompt', 'chat_format', 'verdict'), 'teacher', ('sglang',)),
-  (('teacher_', 'yes_threshold'), 'teacher', ('sglang',)),
-  (('scratch_',), 'encoder', ('scratch',)),
-  (('batch_cluster_size',), 'batching', ('clusters',)),
-  (('num_negatives', 'loss_temperature'), 'loss', ('triplet_softmax',)),
-)
-_OF_WARMUP = tuple(
-  field.name
-  for field in dataclasses.fields(WarmupConfig)
-  if field.name != 'warmup_epochs'
-)
+_SAME = 0.01  # percent by which scores of one encoder may differ
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """Runs whose flags are the same but for the seed.
+  """Runs that read the same flags, but for the seed.
 
   Attributes:
     name: short, unlike that of any other row.
     method: `--method`, or how an encoder before training is called.
-    flags: the flags that bind a result, less the seed.
+    flags: those that its scores depend on, less the seed.
     runs: one a seed.
     is_start: it is about the encoder before training.
+    alike: for each of `runs`, all runs that began with the same encoder, of
+      which it is the first; empty for a row of trained ones.
   """
 
   name: str
@@ -58,12 +40,27 @@ class Row:
   flags: dict[str, str]
   runs: tuple[Run, ...]
   is_start: bool
+  alike: tuple[tuple[Run, ...], ...] = ()
 
   def values(self, metric: str) -> list[float]:
     """The score of each run that has one, in percent."""
     key = 'initial' if self.is_start else 'test'
     found = (run.summary[key].get(metric) for run in self.runs)
     return [value for value in found if value is not None]
+
+  def disagreement(self, metric: str) -> tuple[float, float] | None:
+    """Lowest and highest score of runs that began with the same encoder.
+
+    None where they are equal, as they should be. They are not where runs come
+    from machines or versions that compute differently.
+    """
+    spread, found = _SAME, None
+    for runs in self.alike:
+      scores = [run.summary['initial'].get(metric) for run in runs]
+      known = [score for score in scores if score is not None]
+      if known and max(known) - min(known) > spread:
+        spread, found = max(known) - min(known), (min(known), max(known))
+    return found
 
   def documents(self, metric: str) -> np.ndarray | None:
     """`[num_scored_docs]` percent, the mean over the runs.
@@ -102,31 +99,36 @@ def make_rows(runs: Sequence[Run], *, initial: bool) -> list[Row]:
   trained, starts = {}, {}
   for run in runs:
     if initial or run.is_start:
-      starts.setdefault(_key(_start_flags(run)), []).append(run)
+      key = _key(flags_read.of_start(run.flags))
+      starts.setdefault(key, []).append(run)
     if not run.is_start:
-      flags = {k: v for k, v in run.flags.items() if k != 'seed'}
-      same = trained.setdefault(_key(flags), [])
-      for other in same:
-        if other.flags['seed'] == run.flags['seed']:
-          raise UserError(
-            f'{other.path} and {run.path} have the same flags and the same'
-            f' --seed={run.flags["seed"]}; leave one of them out'
-          )
+      same = trained.setdefault(_key(flags_read.of_run(run.flags)), [])
+      _check_new(run, same)
       same.append(run)
-  groups = [
-    (_start_name(key), dict(key), _one_a_seed(found), True)
-    for key, found in starts.items()
-  ] + [
-    (found[0].method, dict(key), found, False)
-    for key, found in _in_order(trained)
-  ]
-  names = _names([(method, flags) for method, flags, _, _ in groups])
-  return [
-    Row(name, method, flags, tuple(found), is_start)
-    for name, (method, flags, found, is_start) in zip(
-      names, groups, strict=True
-    )
-  ]
+  groups = []
+  for key, found in starts.items():
+    alike = _by_draw(found)
+    firsts = [some[0] for some in alike]
+    groups.append((_start_name(key), dict(key), firsts, True, alike))
+  for key, found in _in_order(trained):
+    groups.append((found[0].method, dict(key), found, False, ()))
+  rows = []
+  for method, flags, found, is_start, alike in groups:
+    peers = [other for name, other, *_ in groups if name == method]
+    name = name_of(method, flags, peers)
+    rows.append(Row(name, method, flags, tuple(found), is_start, tuple(alike)))
+  return rows
+
+
+def _check_new(run: Run, same: Sequence[Run]) -> None:
+  """Raises a UserError where a run is one of those with the same flags."""
+  for other in same:
+    if other.flags['seed'] == run.flags['seed']:
+      raise UserError(
+        f'{other.path} and {run.path} have the same --seed={run.flags["seed"]}'
+        f' and differ in no other flag that {run.method} reads; leave one of'
+        ' them out'
+      )
 
 
 def usual(peers: Sequence[dict[str, str]]) -> dict[str, str]:
@@ -136,7 +138,7 @@ def usual(peers: Sequence[dict[str, str]]) -> dict[str, str]:
   """
   found = {}
   for name in differing(peers) if len(peers) > 2 else []:
-    counts = collections.Counter(flags.get(name, '') for flags in peers)
+    counts = collections.Counter(value_of(name, flags) for flags in peers)
     value, count = counts.most_common(1)[0]
     if 2 * count > len(peers):
       found[name] = value
@@ -155,35 +157,34 @@ def differing(flag_sets: Iterable[dict[str, str]]) -> list[str]:
   """Names of the flags that are not the same everywhere, as in `--help`."""
   flag_sets = list(flag_sets)
   order = list(dict.fromkeys([*known_flags(), *_all_keys(flag_sets)]))
-  return [n for n in order if len({flags.get(n) for flags in flag_sets}) > 1]
+  return [n for n in order if len({value_of(n, f) for f in flag_sets}) > 1]
 
 
-def is_idle(name: str, flags: dict[str, str]) -> bool:
-  """Whether a flag does nothing beside these other flags."""
-  if name in _OF_WARMUP:
-    return flags.get('warmup_epochs') == '0'
-  return any(
-    name.startswith(prefixes) and flags.get(other) not in values
-    for prefixes, other, values in _ONLY_WITH
-    if other in flags
-  )
+def value_of(name: str, flags: dict[str, str]) -> str:
+  """The value of a flag; of one that is not read the default, to compare."""
+  known = known_flags().get(name)
+  return flags.get(name, str(known.default) if known else '')
 
 
 def _in_order(
   trained: dict[tuple[tuple[str, str], ...], list[Run]],
 ) -> list[tuple[tuple[tuple[str, str], ...], list[Run]]]:
-  """By method, as the user first named it, then by the size of numbers."""
-  methods = list(dict.fromkeys(runs[0].method for runs in trained.values()))
-  order = differing([dict(key) for key in trained])
+  """By size of the numbers; of methods and words, as the user named them."""
+  flag_sets = [dict(key) for key in trained]
+  names = list(dict.fromkeys(['method', *differing(flag_sets)]))
+  words = {
+    name: list(dict.fromkeys(value_of(name, flags) for flags in flag_sets))
+    for name in names
+  }
 
   def place(entry: tuple[tuple[tuple[str, str], ...], list[Run]]) -> list:
-    flags = dict(entry[0])
-    sizes = [
-      0.0 if is_idle(name, flags) else by_size(name)(flags[name])
-      for name in order
-      if name in flags
+    values = [(name, value_of(name, dict(entry[0]))) for name in names]
+    return [
+      by_size(name)(value)
+      if kind(name) in (int, float)
+      else words[name].index(value)
+      for name, value in values
     ]
-    return [methods.index(entry[1][0].method), *sizes]
 
   return sorted(trained.items(), key=place)
 
@@ -196,55 +197,26 @@ def _all_keys(flag_sets: Iterable[dict[str, str]]) -> list[str]:
   return [name for flags in flag_sets for name in flags]
 
 
-def _start_flags(run: Run) -> dict[str, str]:
-  """The flags that the encoder before training depends on."""
-  parts = [EncoderConfig, TextConfig]
-  if run.flags['warmup_epochs'] != '0':
-    parts += [WarmupConfig, SampleConfig]
-  names = [field.name for part in parts for field in dataclasses.fields(part)]
-  return {
-    name: run.flags[name]
-    for name in ['warmup_epochs', *names]
-    if name in run.flags and not is_idle(name, run.flags)
-  }
-
-
 def _start_name(key: tuple[tuple[str, str], ...]) -> str:
   return 'untrained' if dict(key)['warmup_epochs'] == '0' else 'warmed up'
 
 
-def _one_a_seed(runs: list[Run]) -> list[Run]:
-  """Of runs that began with the same encoder, those that tell more than one."""
+def _by_draw(runs: list[Run]) -> list[tuple[Run, ...]]:
+  """Runs of one start by their encoder: there is one a seed if it is drawn."""
   flags = runs[0].flags
   is_drawn = (
     flags['warmup_epochs'] != '0'
     or flags['encoder'] == 'scratch'
     or flags['projection_dim'] != '0'
   )
-  if not is_drawn:
-    return runs[:1]
-  return list({run.flags['seed']: run for run in reversed(runs)}.values())[::-1]
-
-
-def _names(groups: list[tuple[str, dict[str, str]]]) -> list[str]:
-  """Each group's method, and its flags where they differ within the method."""
-  names = []
-  for method, flags in groups:
-    peers = [other for name, other in groups if name == method]
-    names.append(name_of(method, flags, peers, is_idle))
-  if len(set(names)) == len(names):
-    return names
-  return [  # flags that do nothing are all that differs
-    name_of(method, flags, [f for m, f in groups if m == method])
-    for method, flags in groups
-  ]
+  found: dict[str, list[Run]] = {}
+  for run in runs:
+    found.setdefault(run.flags['seed'] if is_drawn else '', []).append(run)
+  return [tuple(some) for some in found.values()]
 
 
 def name_of(
-  head: str,
-  flags: dict[str, str],
-  peers: Sequence[dict[str, str]],
-  skip: Callable[[str, dict[str, str]], bool] = lambda name, flags: False,
+  head: str, flags: dict[str, str], peers: Sequence[dict[str, str]]
 ) -> str:
   """`head` and the flags in which `peers` differ, less their usual values.
 
@@ -252,13 +224,10 @@ def name_of(
     head: how the name begins.
     flags: of what is named.
     peers: the flags of all that are named so, these among them.
-    skip: which flags to leave out.
   """
   words, common = [head] if head else [], usual(peers)
   for name in differing(peers):
-    if name not in flags or skip(name, flags):
-      continue
-    if flags[name] != common.get(name):
+    if name in flags and flags[name] != common.get(name):
       values = {peer[name] for peer in peers if name in peer}
       words.append(f'{name}={short_value(name, flags[name], values)}')
   return ' '.join(words)

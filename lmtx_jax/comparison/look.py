@@ -85,6 +85,7 @@ def make_panels(
     figsize=(3.9 * max(num_panels, 1.25), 2.9 + 0.19 * lines),
     layout='constrained',
   )
+  figure.get_layout_engine().set(wspace=0.06)  # keeps labels off neighbours
   return figure, list(figure.subplots(1, num_panels, squeeze=False)[0])
 
 

@@ -7,7 +7,7 @@ from html import escape
 
 from lmtx_jax import __version__
 from lmtx_jax.comparison.plots import Plot
-from lmtx_jax.comparison.table import Table
+from lmtx_jax.comparison.table import UNKNOWN, Table
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #1b1f24; --line: #d0d7de;
@@ -16,19 +16,21 @@ _STYLE = """
   :root { --page: #14171b; --ink: #e3e7ec; --line: #3a414a; --soft: #1e2329; }
 }
 body { background: var(--page); color: var(--ink); margin: 2rem auto;
-  max-width: 64rem; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif; }
+  max-width: 76rem; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .3rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-size: .93em;
+  font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: .3rem 0; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line);
-  text-align: right; white-space: nowrap; }
+th, td { padding: .3rem .45rem; border-bottom: 1px solid var(--line);
+  text-align: right; }
+td { white-space: nowrap; } thead th { vertical-align: bottom; }
 th[scope=row], thead th:first-child { text-align: left; }
-th[scope=row] { font-weight: normal; }
+th[scope=row] { font-weight: normal; min-width: 12rem; }
 thead th { border-bottom: 2px solid var(--line); }
 tr.reference, .settings tbody tr:nth-child(even) { background: var(--soft); }
 td.best { font-weight: bold; }
-small { display: block; opacity: .75; }
+small { display: block; opacity: .75; font-weight: normal; }
 figure { margin: 0; } figcaption { opacity: .8; }
 svg { max-width: 100%; height: auto; }
 li { margin: .1rem 0; }
@@ -62,20 +64,12 @@ def render(table: Table, plots: Sequence[Plot]) -> str:
 
 
 def _scores(table: Table) -> str:
-  costs = table.cost_names()
+  costs = table.shown_costs()
   heads = ['row', *table.metrics, 'seeds', *costs]
-  best = {}
-  for metric in table.metrics:
-    means = [
-      (sum(v) / len(v), i)
-      for i, row in enumerate(table.rows)
-      if (v := row.values(metric))
-    ]
-    best[metric] = max(means)[1] if means else None
   lines = []
   for i, row in enumerate(table.rows):
     is_reference = i == table.reference
-    cells = [_score(table, m, i, best[m] == i) for m in table.metrics]
+    cells = [_score(table, metric, i) for metric in table.metrics]
     cells += [f'<td>{len(row.runs)}</td>']
     cells += [f'<td>{escape(table.cost(i, name))}</td>' for name in costs]
     note = '<small>reference of the tests</small>' if is_reference else ''
@@ -86,15 +80,15 @@ def _scores(table: Table) -> str:
   return _table('Scores on the test documents, in percent', heads, lines)
 
 
-def _score(table: Table, metric: str, i: int, is_best: bool) -> str:
+def _score(table: Table, metric: str, i: int) -> str:
   test, note = table.tests[metric][i], ''
   if test and test.p_holm is not None:
     below = '&lt; 0.001' if test.p_holm < 0.001 else f'= {test.p_holm:.3f}'
     note = f'<small>p {below}</small>'
   elif test:
-    note = '<small>not paired</small>'
+    note = f'<small>{escape(test.note.split(":")[0])}</small>'
   mark = table.mark(metric, i).replace('?', '')
-  style = ' class="best"' if is_best else ''
+  style = ' class="best"' if table.is_best(metric, i) else ''
   return f'<td{style}>{table.cell(metric, i)}{mark}{note}</td>'
 
 
@@ -103,14 +97,14 @@ def _settings(table: Table) -> str:
   if not names:
     return ''
   lines = [
-    f'<tr><th scope="row">{escape(name)}</th>'
-    + ''.join(f'<td>{escape(of_row[column])}</td>' for of_row in values)
+    f'<tr><th scope="row">{i + 1}. {escape(table.rows[i].name)}</th>'
+    + ''.join(f'<td>{escape(value)}</td>' for value in of_row)
     + '</tr>'
-    for column, name in enumerate(names)
+    for i, of_row in values.items()
   ]
-  heads = ['flag', *(row.name for row in table.rows)]
+  caption = f'Flags in which trained rows differ; {UNKNOWN}: of no effect'
   return '<h2>Settings</h2>' + _table(
-    'Flags in which trained rows differ', heads, lines, 'settings'
+    caption, ['row', *names], lines, 'settings'
   )
 
 
@@ -126,9 +120,14 @@ def _runs(table: Table) -> str:
 def _table(
   caption: str, heads: Sequence[str], lines: Sequence[str], style: str = ''
 ) -> str:
-  cells = ''.join(f'<th scope="col">{escape(head)}</th>' for head in heads)
+  cells = ''.join(f'<th scope="col">{_breakable(h)}</th>' for h in heads)
   return (
     f'<div class="wide"><table class="{style}"><caption>{escape(caption)}'
     f'</caption><thead><tr>{cells}</tr></thead><tbody>{"".join(lines)}</tbody>'
     '</table></div>'
   )
+
+
+def _breakable(name: str) -> str:
+  """Long names of flags go on in the next line."""
+  return escape(name).replace('_', '_<wbr>')

@@ -16,6 +16,7 @@ _RESAMPLES = 9_999
 _CELLS = 5_000_000  # numbers of one batch of resamples
 _DECIMALS = 3  # of a percentage; scores are kept in float32
 NO_DOCUMENTS = 'not paired: scores of the same documents are missing'
+NO_TRUTH = 'no document with truth'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +97,8 @@ def compare_rows(
 def _compare(scores: np.ndarray | None, known: np.ndarray | None) -> Test:
   if scores is None or known is None or scores.shape != known.shape:
     return Test(None, note=NO_DOCUMENTS)
+  if not scores.size:
+    return Test(None, note=NO_TRUTH)
   return Test(paired_p(scores - known))
 
 
@@ -110,7 +113,7 @@ def paired_p(differences: np.ndarray) -> float:
   a million documents take no longer than a thousand.
 
   Args:
-    differences: `[num_docs]` float64.
+    differences: `[num_docs]` float64, one or more.
 
   Returns:
     No less than 2 / 10,000, as there are 9,999 draws.

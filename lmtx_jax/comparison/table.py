@@ -12,7 +12,6 @@ from lmtx_jax.comparison.groups import (
   Row,
   deviation,
   differing,
-  is_idle,
   mean,
   usual,
 )
@@ -20,6 +19,11 @@ from lmtx_jax.comparison.runs import Run
 from lmtx_jax.comparison.significance import LEVEL, Test
 
 UNKNOWN = '-'
+# What a table has room for; the files have all that a method tells of.
+_COSTS = (
+  *('pairs asked', 'seconds', 'tokens', 'LLM seconds'),
+  *('tokens per document', 'seconds per document'),
+)
 _REPEATS = 0.01  # share of pairs that texts alike may answer within a cycle
 
 
@@ -43,7 +47,7 @@ class Table:
 
   def text(self) -> str:
     """For a terminal."""
-    costs = self.cost_names()
+    costs = self.shown_costs()
     lines = [['#', '', *self.metrics, 'seeds', *costs]]
     for i, row in enumerate(self.rows):
       lines.append(
@@ -77,7 +81,7 @@ class Table:
       common = [
         f'{flag}={value}'
         for flag, value in usual(peers).items()
-        if any(not is_idle(flag, f) for f in peers if f.get(flag) == value)
+        if any(f.get(flag) == value for f in peers)
       ]
       if common:
         lines.append(f'{method}, where not named: {" ".join(common)}')
@@ -91,6 +95,14 @@ class Table:
       lines.append(
         'pairs asked: less those that a verdict store held before the run'
       )
+    for row in self.rows:
+      spans = {m: row.disagreement(m) for m in self.metrics}
+      told = [f'{m} {x[0]:.1f} to {x[1]:.1f}' for m, x in spans.items() if x]
+      if told:
+        lines.append(
+          f'{row.name}: runs with this start disagree in its scores'
+          f' ({", ".join(told)}); those of the first run are shown'
+        )
     for note in sorted({test.note for test in tests if test.note}):
       lines.append(f'? {note}, so there is no test against {name}')
     return lines
@@ -109,10 +121,15 @@ class Table:
       return ''
     return '*' if test.is_significant else '?' if test.note else ''
 
+  def shown_costs(self) -> list[str]:
+    """Names of the columns behind the scores."""
+    return [name for name in self.cost_names() if name in _COSTS]
+
   def cost_names(self) -> list[str]:
-    """Names of the columns behind the scores that some row can fill."""
+    """Names of all costs that some row has."""
     names = ['pairs asked', 'seconds', 'tokens']
-    names += dict.fromkeys(name for row in self.rows for name in _extra(row))
+    extra = dict.fromkeys(name for row in self.rows for name in _extra(row))
+    names += [name for name in extra if name not in names]
     return [
       name
       for name in names
@@ -142,12 +159,20 @@ class Table:
     found = (of_run[name](run) for run in row.runs)
     return mean([value for value in found if value is not None])
 
-  def settings(self) -> tuple[list[str], list[list[str]]]:
-    """The flags in which rows differ, and their values in each row."""
-    names = differing([row.flags for row in self.rows if not row.is_start])
-    return names, [
-      [row.flags.get(name, UNKNOWN) for name in names] for row in self.rows
-    ]
+  def is_best(self, metric: str, i: int) -> bool:
+    """Whether no row has a higher mean, as far as the table tells."""
+    means = [mean(row.values(metric)) for row in self.rows]
+    highest = max((m for m in means if m is not None), default=None)
+    return highest is not None and _number(means[i]) == _number(highest)
+
+  def settings(self) -> tuple[list[str], dict[int, list[str]]]:
+    """The flags in which trained rows differ, and their values in each."""
+    trained = {i: r.flags for i, r in enumerate(self.rows) if not r.is_start}
+    names = differing(list(trained.values()))
+    return names, {
+      i: [flags.get(name, UNKNOWN) for name in names]
+      for i, flags in trained.items()
+    }
 
   def as_json(self) -> dict[str, Any]:
     """Everything, numbers unrounded."""
@@ -211,7 +236,9 @@ def _extra(row: Row) -> dict[str, list[float]]:
   for run in [] if row.is_start else row.runs:
     for name, value in (run.summary.get('cost') or {}).items():
       if isinstance(value, int | float):
-        costs.setdefault(name.replace('_', ' '), []).append(value)
+        # The run's own seconds are a column by that name.
+        name = 'LLM seconds' if name == 'seconds' else name.replace('_', ' ')
+        costs.setdefault(name, []).append(value)
   return costs
 
 
