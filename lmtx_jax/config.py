@@ -313,6 +313,9 @@ class RunConfig:
     low=0,
   )
   seed: int = flag(0, 'Seed of every draw.', low=0, high=2**32 - 1)
+  report: bool = flag(
+    True, 'Write RUN/report.html after each cycle.', operational=True
+  )
   dry_run: bool = flag(
     False,
     'Goes as far as the first shortlist, then tells what the teacher would be '

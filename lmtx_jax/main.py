@@ -9,6 +9,7 @@ command, and ends with the same bytes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import contextlib
 import itertools
 import os
@@ -27,6 +28,7 @@ from lmtx_jax.data.corpus import Dataset
 from lmtx_jax.dry_run import dry_run
 from lmtx_jax.encoder_source import load_encoder
 from lmtx_jax.metric_writer import MetricWriter
+from lmtx_jax.report import write_report
 from lmtx_jax.run_dir import RunDir, all_flags, binding_flags
 from lmtx_jax.snapshot import Snapshot
 from lmtx_jax.stages import Stages
@@ -164,21 +166,27 @@ def train(stages: Stages, llm: Teacher | Generator | None) -> dict:
     What summary.json holds.
   """
   method, run = stages.config.run.method, stages.run
+
+  def look() -> None:
+    if stages.config.run.report:
+      write_report(run.path, stages.inputs)
+
   if method == 'lmtx' or not stages.config.run.num_cycles:
-    outcome = lmtx(stages)
+    outcome = lmtx(stages, look)
   elif method == 'icxml':
     outcome = icxml(stages, llm)
   else:
-    outcome = self_supervised(stages)
+    outcome = self_supervised(stages, look)
   summary = processes.lead(lambda: make_summary(run, method, outcome))
   export(stages, outcome.best, summary)
   if processes.is_lead():
     write_summary(run, summary)
+    look()
   return summary
 
 
-def lmtx(stages: Stages) -> Outcome:
-  """Algorithm 1 of the paper."""
+def lmtx(stages: Stages, look: Callable[[], None]) -> Outcome:
+  """Algorithm 1 of the paper; `look` is called when a cycle is done."""
   config = stages.config
   start = snapshot = stages.warm_up()
   initial = stages.test_scores(-1, start)
@@ -196,6 +204,7 @@ def lmtx(stages: Stages) -> Outcome:
     dev_scores.append(stages.dev_score(cycle, snapshot))
     test_scores.append(stages.test_scores(cycle, snapshot))
     logging.info('cycle %d: dev P@1 %.1f', cycle, dev_scores[-1])
+    look()
     if best_cycle(dev_scores) != cycle:
       stopped_because = 'the dev score did not rise'
       break

@@ -38,6 +38,7 @@ TINY = (
   '--lr_warmup_steps=4',
   '--num_cycles=2',
   '--checkpoint_steps=20',
+  '--noreport',
 )
 _FLAGS = {
   'main': TRAINING,

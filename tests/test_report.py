@@ -18,7 +18,6 @@ from lmtx_jax.files import write_arrays
 from lmtx_jax.report import make_report, write_report
 from lmtx_jax.reporting import documents
 from lmtx_jax.reporting.record import read_record
-from lmtx_jax.stages import Stages
 from lmtx_jax.types import Ragged
 
 VOID = {'meta', 'br', 'link', 'input', 'img'}
@@ -416,20 +415,20 @@ class TestFromWithinARun:
     os.remove(run / 'summary.json')
     for path in run.glob('cycle_*/dev_score.json'):
       os.remove(path)  # so that the store is written to
-    said, score = [], Stages.test_scores
-    monkeypatch.setattr(logging, 'warning', lambda *args: said.append(args))
+    pages = []
 
-    def score_and_report(stages, *args):
-      found = score(stages, *args)
-      write_report(stages.run.path, stages.inputs)
-      said.append(Page((run / 'report.html').read_text()).text)
-      return found
+    def write_and_keep(*args):
+      write_report(*args)
+      pages.append(Page((run / 'report.html').read_text()).text)
 
-    monkeypatch.setattr(Stages, 'test_scores', score_and_report)
-    succeed('main', *tiny, '--teacher=oracle', f'--run_dir={run}')
-    assert len(said) == 3
-    assert all('going on' in page for page in said)
-    assert all('Best test documents' in page for page in said)
+    monkeypatch.setattr('lmtx_jax.main.write_report', write_and_keep)
+    succeed('main', *tiny, '--teacher=oracle', '--report', f'--run_dir={run}')
+    assert len(pages) == 3  # after each of two cycles, and at the end
+    assert ['going on' in page for page in pages] == [True, True, False]
+    assert all('Best test documents' in page for page in pages)
+
+  def test_no_report_is_written_where_none_is_wanted(self, run):
+    assert not (run / 'report.html').exists()
 
   def test_a_failure_is_one_warning(self, run, monkeypatch):
     said = []

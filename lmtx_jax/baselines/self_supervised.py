@@ -32,11 +32,15 @@ from lmtx_jax.training import Training, fit_config
 from lmtx_jax.types import Shortlist
 
 
-def self_supervised(stages: Stages) -> Outcome:
+def self_supervised(stages: Stages, look: Callable[[], None]) -> Outcome:
   """Trains by --method; the last training's encoder is the one that counts.
 
   Nothing is selected by a score, neither of dev nor of test documents (the
   published code of RTS keeps the epoch that is best on the test labels).
+
+  Args:
+    stages: of the run.
+    look: called when a training is done.
   """
   snapshot = stages.warm_up()
   initial = stages.test_scores(-1, snapshot)
@@ -47,6 +51,7 @@ def self_supervised(stages: Stages) -> Outcome:
     params = stages.trainer.fit(cycle, snapshot.params, training)
     snapshot = snapshot.next(params, cycle + 1)
     test_scores.append(stages.test_scores(cycle, snapshot))
+    look()
   return Outcome(
     snapshot,
     len(makers) - 1,
