@@ -12,6 +12,7 @@ import os
 from lmtx_jax.baseline_config import IcxmlConfig, MethodConfig
 from lmtx_jax.cli import flag
 from lmtx_jax.llm_config import LlmConfig
+from lmtx_jax.plan_config import PlanConfig
 from lmtx_jax.types import UserError
 
 
@@ -134,6 +135,12 @@ class EncoderConfig:
 class ShortlistConfig:
   """Shortlist."""
 
+  shortlist: str = flag(
+    'dense',
+    'Labels closest by the encoder, by the words they share with the document '
+    '(TF-IDF), or by the ranks in both.',
+    choices=('dense', 'lexical', 'hybrid'),
+  )
   shortlist_size: int = flag(
     10, 'Labels a document that the teacher is asked about.', low=1
   )
@@ -363,6 +370,7 @@ class Config:
   sample: SampleConfig
   encoder: EncoderConfig
   shortlist: ShortlistConfig
+  plan: PlanConfig
   teacher: TeacherConfig
   llm: LlmConfig
   train: TrainConfig
@@ -382,6 +390,8 @@ class Config:
       raise UserError('--hard_negatives goes with --method=lmtx alone')
     if self.run.method != 'lmtx' and self.train.batching != 'length':
       raise UserError('--batching=clusters goes with --method=lmtx alone')
+    if self.run.method != 'lmtx' and self.plan.teacher_budget:
+      raise UserError('--teacher_budget goes with --method=lmtx alone')
     if self.run.method != 'simcse' and self.method.training_head:
       raise UserError('--training_head goes with --method=simcse alone')
     if self.run.method == 'icxml' and self.teacher.teacher != 'sglang':
@@ -410,6 +420,7 @@ TRAINING = (
   SampleConfig,
   EncoderConfig,
   ShortlistConfig,
+  PlanConfig,
   TeacherConfig,
   LlmConfig,
   TrainConfig,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ from lmtx_jax.stages import Stages
 from lmtx_jax.teacher.pairs import Pairs, Tally
 from lmtx_jax.teacher.questions import Questions
 from lmtx_jax.teacher.teacher import shortlist_pairs
+from lmtx_jax.types import INVALID, YES, Verdicts
 
 _FIRST_PAIRS, _PROBE_PAIRS = 8, 64  # not timed, and timed
 
@@ -26,7 +28,7 @@ def dry_run(stages: Stages) -> str:
     A page for people.
   """
   inputs, config = stages.inputs, stages.config
-  shortlist = stages.shortlist(stages.warm_up())
+  shortlist = stages.rankings.shortlist(stages.warm_up())
   pairs, _ = shortlist_pairs(inputs.train.texts, inputs.label_texts, shortlist)
   known = stages.store.known(stages.teacher, pairs)
   probe = _probe(stages, pairs.take(np.flatnonzero(~known)))
@@ -65,27 +67,100 @@ def _probe(stages: Stages, unknown: Pairs) -> dict[str, float]:
   place = np.empty(docs.max(initial=0) + 1, np.int64)
   place[docs] = np.arange(len(docs))
   order = np.argsort(place[unknown.doc_index], kind='stable')
-  first = min(_FIRST_PAIRS, len(order) // 2)
-  some = unknown.take(order[first : first + _PROBE_PAIRS])
+  first, last = min(_FIRST_PAIRS, len(order) // 2), _FIRST_PAIRS + _PROBE_PAIRS
+  if _asks_lists(stages):
+    # Lists that were cut short would be others than the run's own.
+    docs = unknown.doc_index[order]
+    first, last = _doc_end(docs, first), _doc_end(docs, last)
+    first = 0 if first == last else first
+  some = unknown.take(order[first:last])
   if not len(some):
     return {}
 
-  def ask(pairs: Pairs) -> Tally:
+  def ask(pairs: Pairs) -> tuple[Verdicts, Tally]:
     name = f'{stages.run.run_id}/probe'
-    return stages.store.judge(stages.teacher, pairs, name)[1]
+    return stages.store.judge(stages.teacher, pairs, name)
 
   ask(unknown.take(order[:first]))  # whatever has to wake up does so
   before = stages.teacher.usage()
   start = time.monotonic()
-  tally = ask(some)
+  verdicts, tally = ask(some)
   seconds = time.monotonic() - start
   spent = {k: v - before[k] for k, v in stages.teacher.usage().items()}
-  return {
+  probe = {
     'pairs': len(some),
     'seconds': seconds,
     'yes_rate': tally.yes / len(some),
     **spent,
   }
+  if _asks_lists(stages):
+    probe |= _compare(stages, some, verdicts)
+  return probe
+
+
+def _asks_lists(stages: Stages) -> bool:
+  config = stages.config
+  return config.teacher.teacher == 'sglang' and config.llm.question == 'list'
+
+
+def _doc_end(docs: np.ndarray, num: int) -> int:
+  """So many pairs or a few more, that no document is cut.
+
+  Args:
+    docs: `[num_pairs]` int64, equal ones side by side.
+    num: of pairs.
+  """
+  ends = np.append(np.flatnonzero(np.diff(docs)) + 1, len(docs))
+  return int(ends[min(np.searchsorted(ends, num), len(ends) - 1)])
+
+
+def _compare(
+  stages: Stages, pairs: Pairs, by_list: Verdicts
+) -> dict[str, float]:
+  """Asks alone about pairs that were in lists: do the verdicts agree?
+
+  Nothing is timed: the servers have seen these documents a moment ago.
+  """
+  teacher, before = stages.teacher.one_by_one, stages.teacher.usage()
+  base = 1 + pairs.label_index.max()
+  asked_alone = stages.teacher.asked_alone
+  was_listed = ~np.isin(
+    pairs.doc_index * base + pairs.label_index,
+    asked_alone.doc_index * base + asked_alone.label_index,
+  )
+  pairs, in_lists = pairs.take(was_listed), by_list.answer[was_listed]
+  num_new = int((~stages.store.known(teacher, pairs)).sum())
+  name = f'{stages.run.run_id}/probe_alone'
+  alone = stages.store.judge(teacher, pairs, name)[0].answer
+  both = (in_lists != INVALID) & (alone != INVALID)
+  in_lists, alone = in_lists[both] == YES, alone[both] == YES
+  spent = teacher.usage()['prompt_tokens'] - before['prompt_tokens']
+  return {
+    'compared': len(alone),
+    'equal': _mean(in_lists == alone),
+    'kappa': cohens_kappa(in_lists, alone),
+    'yes_in_lists': _mean(in_lists),
+    'yes_alone': _mean(alone),
+    'tokens_alone': spent / num_new if num_new else math.nan,
+  }
+
+
+def _mean(values: np.ndarray) -> float:
+  return float(values.mean()) if len(values) else math.nan
+
+
+def cohens_kappa(one: np.ndarray, other: np.ndarray) -> float:
+  """Agreement beyond chance of two sets of `[n]` bool verdicts; 1 is all.
+
+  NaN where chance alone would make them agree.
+  """
+  if not len(one):
+    return math.nan
+  a, b = one.mean(), other.mean()
+  by_chance = a * b + (1 - a) * (1 - b)
+  if by_chance == 1:
+    return math.nan
+  return float(((one == other).mean() - by_chance) / (1 - by_chance))
 
 
 def _cost(pairs: int, probe: dict[str, float], price: float) -> tuple[str, ...]:
@@ -93,7 +168,7 @@ def _cost(pairs: int, probe: dict[str, float], price: float) -> tuple[str, ...]:
   if not probe:
     return f'{pairs:,}', '-', '-', '-'
   seconds = round(pairs * probe['seconds'] / probe['pairs'])
-  tokens = pairs * probe.get('prompt_tokens', 0) / probe['pairs']
+  tokens = pairs * _tokens(probe) / probe['pairs']
   return (
     f'{pairs:,}',
     f'{tokens / 1e6:,.2f} M' if tokens else '-',
@@ -102,9 +177,15 @@ def _cost(pairs: int, probe: dict[str, float], price: float) -> tuple[str, ...]:
   )
 
 
+def _tokens(probe: dict[str, float]) -> float:
+  """Read and written."""
+  return probe.get('prompt_tokens', 0) + probe.get('written_tokens', 0)
+
+
 def _teacher(stages: Stages) -> str:
   known: dict[str, Any] = json.loads(stages.teacher.identity)
-  shown = ('teacher', 'model', 'prompt', 'chat_format', 'verdict')
+  shown = ('teacher', 'model', 'question', 'list_prompt', 'prompt')
+  shown += ('chat_format', 'verdict')
   return '\n'.join(f'{key}: {known[key]}' for key in shown if key in known)
 
 
@@ -121,4 +202,23 @@ def _probe_line(probe: dict[str, float]) -> str:
       f', {tokens / probe["pairs"]:.0f} tokens a pair,'
       f' {probe["cached_tokens"] / tokens:.0%} of them from the cache'
     )
-  return line + '; stored, so they are not asked again'
+  line += '; stored, so they are not asked again'
+  return '\n'.join([line, *_comparison(probe)])
+
+
+def _comparison(probe: dict[str, float]) -> list[str]:
+  """What is known of lists and single questions, if it was asked."""
+  if 'compared' not in probe:
+    return []
+  num = probe['pairs']
+  return [
+    f'lists: {probe["listed"]:.0f} of these pairs were asked about in lists,'
+    f' {probe["asked_again"]:.0f} of them again alone;'
+    f' {probe["written_tokens"] / num:.1f} tokens written a pair',
+    f'asked about alone as well: {probe["equal"]:.0%} of'
+    f" {probe['compared']:.0f} verdicts of lists are the same, Cohen's kappa"
+    f' {probe["kappa"]:.2f}, {probe["yes_in_lists"]:.0%} yes in lists,'
+    f' {probe["yes_alone"]:.0%} alone; tokens a pair:'
+    f' {_tokens(probe) / num:.0f} in lists,'
+    f' {probe["tokens_alone"]:.0f} alone; stored as of --question=pair',
+  ]

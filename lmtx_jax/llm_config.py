@@ -10,7 +10,10 @@ import urllib.parse
 from lmtx_jax.cli import flag
 from lmtx_jax.types import UserError
 
-_PLACEHOLDERS = ('{doc}', '{label}')
+_PLACEHOLDERS = {
+  'prompt_template': ('{doc}', '{label}'),
+  'list_template': ('{doc}', '{labels}'),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +60,20 @@ class LlmConfig:
     'A question of your own with {doc} and {label} in it, in place of '
     '--prompt; \\n stands for a new line.',
   )
+  question: str = flag(
+    'pair',
+    'What a prompt asks: about one pair, as the paper does, or about up to '
+    '--list_size labels of a document at once.',
+    choices=('pair', 'list'),
+  )
+  list_size: int = flag(
+    10, 'Labels of a document in one prompt of --question=list.', low=2
+  )
+  list_template: str = flag(
+    '',
+    'A question of your own about several labels, with {doc} and {labels} in '
+    'it, for --question=list; it goes with --prompt_template.',
+  )
   chat_format: str = flag(
     'tokenizer',
     "How a question becomes a chat: by the chat template of the teacher's "
@@ -97,18 +114,24 @@ class LlmConfig:
   )
   teacher_usd_per_mtok: float = flag(
     0.0,
-    'Price of a million prompt tokens in US dollars, for --dry_run.',
+    'Price of a million tokens, read or written, in US dollars, for --dry_run.',
     low=0.0,
     operational=True,
   )
 
   def __post_init__(self):
     """Checks what no flag can check alone."""
-    for placeholder in _PLACEHOLDERS:
-      if self.prompt_template and placeholder not in self.prompt_template:
-        raise UserError(
-          f'--prompt_template={self.prompt_template!r} has no {placeholder}'
-        )
+    for name, placeholders in _PLACEHOLDERS.items():
+      template = getattr(self, name)
+      for placeholder in placeholders:
+        if template and placeholder not in template:
+          raise UserError(f'--{name}={template!r} has no {placeholder}')
+    own = bool(self.prompt_template), bool(self.list_template)
+    if self.question == 'list' and own[0] != own[1]:
+      raise UserError(
+        '--question=list asks about some pairs alone: a question of your own'
+        ' needs both --prompt_template and --list_template'
+      )
     for url in self.urls:
       if not _is_address(url):
         raise UserError(

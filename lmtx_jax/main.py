@@ -17,7 +17,7 @@ import os
 from absl import flags, logging
 import jax
 
-from lmtx_jax import __version__, bundle, cli, devices, processes
+from lmtx_jax import __version__, bundle, cli, devices, planned, processes
 from lmtx_jax import inputs as inputs_lib
 from lmtx_jax.baselines.icxml_run import icxml
 from lmtx_jax.baselines.self_supervised import self_supervised
@@ -147,6 +147,10 @@ def open_stages(
   if config.method.training_head:
     pretrained.encoder.with_dense(1)  # fails now, not after hours
   inputs = inputs_lib.load_inputs(dataset, drawn, pretrained.tokenizer, config)
+  if config.plan.teacher_budget:
+    planned.check_budget(
+      config.plan.teacher_budget, config.run.num_cycles, inputs
+    )
   documents = (inputs.train.texts, inputs.dev.texts)
   teacher = llm
   if config.has_teacher and not llm:
@@ -193,8 +197,11 @@ def lmtx(stages: Stages, look: Callable[[], None]) -> Outcome:
   best, dev_scores, test_scores = start, [], []
   stopped_because = 'all cycles done'
   for cycle in range(config.run.num_cycles):
-    shortlist = stages.shortlist(snapshot)
-    pseudo_labels = stages.teach(cycle, shortlist)
+    if config.plan.teacher_budget:
+      pseudo_labels = planned.teach(stages, cycle, snapshot)
+    else:
+      shortlist = stages.rankings.shortlist(snapshot)
+      pseudo_labels = stages.teach(cycle, shortlist)
     if not len(pseudo_labels.accepted.values):
       stopped_because = 'the teacher accepted nothing'
       break

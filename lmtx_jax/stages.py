@@ -19,11 +19,12 @@ from lmtx_jax.files import read_arrays, read_json, write_arrays, write_json
 from lmtx_jax.inputs import Inputs
 from lmtx_jax.metric_writer import MetricWriter
 from lmtx_jax.model.pretrained import Pretrained
+from lmtx_jax.rankings import Rankings
 from lmtx_jax.run_dir import RunDir
-from lmtx_jax.shortlist import make_shortlist
 from lmtx_jax.snapshot import Snapshot
 from lmtx_jax.teacher.joint_store import JointStore
-from lmtx_jax.teacher.pairs import Pairs, Teacher
+from lmtx_jax.teacher.pairs import Pairs, Tally, Teacher
+from lmtx_jax.teacher.progress import Report
 from lmtx_jax.teacher.teacher import pseudo_labels
 from lmtx_jax.train import losses
 from lmtx_jax.train.clusters import cluster
@@ -60,6 +61,7 @@ class Stages:
     self.config, self.inputs, self.pretrained = config, inputs, pretrained
     self.run, self.store, self.teacher = run, store, teacher
     self.writer = writer
+    self.rankings = Rankings(config, inputs, run)
     self.trainer = Trainer(config, pretrained.encoder, run, writer)
     self._loaded = Snapshot(
       0, pretrained.params, pretrained.encoder, inputs, run, config
@@ -98,48 +100,9 @@ class Stages:
     start = self._loaded.params
     return self._loaded.next(self.trainer.fit(_WARMUP, start, training), 0)
 
-  def doc_embeddings(self, snapshot: Snapshot) -> np.ndarray:
-    """`[num_docs, dim]` f32 or bf16 of the training documents, a file."""
-    run, cycle, inputs = self.run, snapshot.cycle, self.inputs
-    with run.timed(cycle, 'encode'):
-      return run.once_embeddings(
-        run.cycle_file(cycle, 'doc_embeddings.npy'),
-        (len(inputs.train.inputs), snapshot.bi_encoder.dim),
-        self.config.encoder.embedding_dtype,
-        lambda out: snapshot.encoder.encode(
-          inputs.train.inputs, inputs.doc_widths, out, 'embed documents'
-        ),
-      )
-
-  def shortlist(self, snapshot: Snapshot) -> Shortlist:
-    """Top-k labels of each training document, by inner product."""
-    run, cycle, train = self.run, snapshot.cycle, self.inputs.train
-
-    def make() -> dict[str, np.ndarray]:
-      embeddings = self.doc_embeddings(snapshot)
-      index = snapshot.index
-      with run.timed(cycle, 'shortlist'):
-        shortlist = make_shortlist(
-          index,
-          embeddings,
-          train.corpus.filters,
-          self.config.shortlist.shortlist_size,
-          'shortlist',
-        )
-      return {'labels': shortlist.labels, 'scores': shortlist.scores}
-
-    arrays = run.once(
-      run.cycle_file(cycle, 'shortlist.npz'), make, write_arrays, read_arrays
-    )
-    return Shortlist(**arrays)
-
   def teach(self, cycle: int, shortlist: Shortlist) -> PseudoLabels:
     """The teacher's yeses among the shortlists."""
     run, train = self.run, self.inputs.train
-
-    def report(numbers: dict[str, float]) -> None:
-      scalars = {f'asking/{name}': value for name, value in numbers.items()}
-      self.writer.write(cycle, int(numbers['pairs']), scalars)
 
     def make() -> dict[str, np.ndarray]:
       run.bind('teacher', self.teacher.identity)
@@ -151,11 +114,9 @@ class Stages:
           self.inputs.label_texts,
           shortlist,
           f'{run.run_id}/cycle_{cycle:02d}',
-          report,
+          self.asking_report(cycle),
         )
-      counts = self._teaching(found, tally)
-      self.writer.report(cycle, 'teach', counts)
-      run.note(run.cycle_file(cycle, 'teaching.json'), counts)
+      self.report_teaching(cycle, found, tally)
       return {
         'accepted_values': found.accepted.values,
         'accepted_offsets': found.accepted.offsets,
@@ -174,8 +135,25 @@ class Stages:
       Ragged(arrays['rejected_values'], arrays['rejected_offsets']),
     )
 
-  def _teaching(self, found: PseudoLabels, tally: Any) -> dict[str, Any]:
-    """What a summary tells of a cycle's questions."""
+  def asking_report(self, cycle: int) -> Report:
+    """Writes the progress of asking to the metrics."""
+
+    def report(numbers: dict[str, float]) -> None:
+      scalars = {f'asking/{name}': value for name, value in numbers.items()}
+      self.writer.write(cycle, int(numbers['pairs']), scalars)
+
+    return report
+
+  def report_teaching(
+    self, cycle: int, found: PseudoLabels, tally: Tally
+  ) -> None:
+    """Writes what a summary tells of a cycle's questions."""
+    counts = self._teaching(found, tally)
+    self.writer.report(cycle, 'teach', counts)
+    path = self.run.cycle_file(cycle, 'teaching.json')
+    self.run.note(path, counts)
+
+  def _teaching(self, found: PseudoLabels, tally: Tally) -> dict[str, Any]:
     truth = self.inputs.train.corpus.targets
     precision = quality = None
     if len(truth.values):

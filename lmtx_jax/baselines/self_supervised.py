@@ -192,7 +192,7 @@ def _clusters(
     if processes.is_lead():
       remove(path)  # of the clusters before
     processes.wait_for_all()
-    embeddings = stages.doc_embeddings(snapshot)
+    embeddings = stages.rankings.doc_embeddings(snapshot)
     found = cluster(embeddings, number, stages.config.run.seed)
     logging.info('step %d: %d clusters', step, found.max() + 1)
     return {'clusters': found}
@@ -219,7 +219,7 @@ def _maclr_2(stages: Stages, cycle: int, snapshot: Snapshot) -> Training:
     read_arrays,
     alone=True,
   )
-  dense = _by_cosine(stages, snapshot, stages.shortlist(snapshot))
+  dense = _by_cosine(stages, snapshot, stages.rankings.shortlist(snapshot))
   found = unite(lexical['labels'], dense, config.method.second_stage_threshold)
   pairs = functools.partial(
     PseudoLabelPairs,
@@ -240,7 +240,7 @@ def _by_cosine(
   stages: Stages, snapshot: Snapshot, dense: Shortlist
 ) -> Shortlist:
   """The best label of each document, with the cosine of both as its score."""
-  documents = stages.doc_embeddings(snapshot)
+  documents = stages.rankings.doc_embeddings(snapshot)
   best = dense.labels[:, :1]
   cosines = np.full(best.shape, -np.inf, np.float32)
   for rows in blocks(*documents.shape):

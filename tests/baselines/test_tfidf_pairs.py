@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from lmtx_jax.baselines import tfidf_pairs
+from lmtx_jax import hashed_words, word_search
 from lmtx_jax.baselines.tfidf_pairs import tfidf_top, unite
 from lmtx_jax.data.corpus import Corpus, Texts
 from lmtx_jax.types import Ragged, Shortlist
@@ -79,8 +79,10 @@ def test_as_scikit_learn_has_it(documents, labels, k, seed, most):
   banned = np.random.default_rng(seed).random(full.shape) < 0.2
   filters = [np.flatnonzero(row) for row in banned]
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(tfidf_pairs, '_MAX_SCORES', most)
-    patch.setattr(tfidf_pairs, '_BLOCK', 3)
+    patch.setattr(hashed_words, 'BLOCK', 3)
+    patch.setattr(word_search, '_QUERY_BLOCK', 2)
+    patch.setattr(word_search, '_GROUPS', most)
+    patch.setattr(word_search, '_GROUP', 2)
     found, scores = top(documents, labels, filters, k)
   for row, mine, score, whole in zip(
     np.where(banned, 0, cosine), found, scores, full, strict=True
@@ -123,7 +125,8 @@ def test_scores_are_never_all_in_memory():
   documents = [f'common words of name{i}' for i in owns]
   documents += ['uncommon'] * 2000  # so that it is not in all texts
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(tfidf_pairs, '_MAX_SCORES', 2**18)
+    patch.setattr(word_search, '_QUERY_BLOCK', 64)
+    patch.setattr(word_search, '_GROUPS', 64)
     tracemalloc.start()
     try:
       found, _ = top(documents, labels)

@@ -37,12 +37,14 @@ class Api(Protocol):
   Attributes:
     path: where they are posted.
     no_answer: stands for the one answer to a prompt that no server can take.
+    shorten: flags by which all prompts become shorter.
   """
 
   path: str
   no_answer: Any
+  shorten: str
 
-  def body(self, prompts: Sequence[str], rids: Sequence[str]) -> dict[str, Any]:
+  def body(self, prompts: Sequence[Any], rids: Sequence[str]) -> dict[str, Any]:
     """What is posted; `rids` are names of the prompts, new for each post."""
     ...
 
@@ -63,6 +65,7 @@ class SglangApi:
   """
 
   path, no_answer = '/generate', NO_VERDICT
+  shorten = '--teacher_doc_tokens'
 
   def __init__(
     self, answer_ids: tuple[Sequence[int], Sequence[int]] | None = None
@@ -86,14 +89,18 @@ class SglangApi:
       if self._ids is None:
         verdicts, mass = _read_texts([item['text'] for item in reply])
       else:
-        verdicts, mass = self._read_logprobs(metas)
+        last = []
+        for meta in metas:
+          (entries,) = meta['output_token_ids_logprobs']
+          last.append(entries)
+        verdicts, mass = self._read_logprobs(last)
       return sglang_reply(verdicts, metas, mass)
 
-  def _read_logprobs(self, metas: list[dict]) -> tuple[Verdicts, float]:
+  def _read_logprobs(self, tokens: list[list]) -> tuple[Verdicts, float]:
+    """What the entries of each token say, and their mean mass."""
     yes, no = self._ids
     rows = []
-    for meta in metas:
-      (entries,) = meta['output_token_ids_logprobs']
+    for entries in tokens:
       seen = {entry[1]: entry[0] for entry in entries}
       rows.append([seen[i] for i in (*yes, *no)])
     table = np.array(rows, np.float64)  # a null becomes NaN
@@ -116,6 +123,7 @@ class OpenAiApi:
   """
 
   path, no_answer = '/v1/completions', NO_VERDICT
+  shorten = '--teacher_doc_tokens'
 
   def __init__(self, model: str, reads_logprobs: bool):
     """Takes the server's name of its model, and how answers are read."""
@@ -134,20 +142,25 @@ class OpenAiApi:
       if not self.reads_logprobs:
         verdicts, mass = _read_texts([choice['text'] for choice in choices])
       else:
-        verdicts, mass = self._read_logprobs(choices)
+        first = []
+        for choice in choices:
+          (top, *_) = choice['logprobs']['top_logprobs']
+          first.append(top)
+        verdicts, mass = self._read_logprobs(first)
       return openai_reply(verdicts, reply, mass)
 
-  def _read_logprobs(self, choices: list[dict]) -> tuple[Verdicts, float]:
+  def _read_logprobs(
+    self, tokens: list[dict[str, float]]
+  ) -> tuple[Verdicts, float]:
     """An answer that is not among the likeliest has at most the last's mass."""
     rows = []
-    for choice in choices:
-      (top, *_) = choice['logprobs']['top_logprobs']
+    for top in tokens:
       mass = {'yes': 0.0, 'no': 0.0}
       for token, logprob in top.items():
         # NaN and what is no probability fails here, not silently later.
         if not -math.inf <= float(logprob) <= 1e-3:
           raise Malformed('a log-probability that is none')
-        word = token.strip(' \u2581\u0120').lower()
+        word = bare(token)
         if word in mass:
           mass[word] += math.exp(logprob)
       least = math.exp(min(top.values()))
@@ -160,6 +173,11 @@ class OpenAiApi:
     with np.errstate(divide='ignore'):
       verdicts = _verdicts(np.log(table[:, 0]), np.log(table[:, 1]))
     return verdicts, float(table[:, 2].mean())
+
+
+def bare(token: str) -> str:
+  """A token without the signs that some tokenizers have for a space."""
+  return token.strip(' \u2581\u0120').lower()
 
 
 def _verdicts(log_yes: np.ndarray, log_no: np.ndarray) -> Verdicts:

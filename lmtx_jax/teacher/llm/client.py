@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 import functools
+from typing import Any
 
 from absl import logging
 
@@ -98,7 +99,7 @@ class LlmClient:
   def _ask(
     self,
     api: Api,
-    prompt: Callable[[str, str], str],
+    prompt: Callable[..., Any],
     blocks: Iterator[list[Question]],
   ) -> Iterator[Answers]:
     """Puts questions to the servers, see `Dispatcher`.
@@ -134,7 +135,7 @@ class LlmClient:
   async def _answers(
     self,
     api: Api,
-    prompt: Callable[[str, str], str],
+    prompt: Callable[..., Any],
     blocks: Iterator[list[Question]],
     connection: Connection,
   ) -> AsyncIterator[Answers]:

@@ -54,7 +54,7 @@ class Dispatcher:
     model: dict[str, Any],
     look: Callable[[Server], Awaitable[dict[str, Any]]],
     api: Api,
-    prompt: Callable[[str, str], str],
+    prompt: Callable[..., Any],
     blocks: Iterator[list[Question]],
     usage: Usage,
     when_down: Callable[[], None],
@@ -67,7 +67,7 @@ class Dispatcher:
       model: what a look at each has to give.
       look: tells which model a server has.
       api: what they speak.
-      prompt: makes the text of a document and a label.
+      prompt: makes of a document and a label what the API is handed.
       blocks: openers, in blocks; one is read ahead, in a thread.
       usage: counts what this costs.
       when_down: is called each time that a server which is down has failed.
@@ -336,7 +336,7 @@ class Dispatcher:
     if len(self._too_long) >= _ALL_TOO_LONG:
       raise UserError(
         f'{lane.server.url} finds every question too long ({why}); lower'
-        ' --teacher_doc_tokens or give the server a larger context'
+        f' {self._api.shorten} or give the server a larger context'
       )
     return []
 

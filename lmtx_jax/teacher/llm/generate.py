@@ -101,6 +101,7 @@ class SglangTexts:
   """SGLang's own `/generate`, see `Api`."""
 
   path, no_answer = '/generate', _NO_TEXT
+  shorten = '--teacher_doc_tokens'
 
   def __init__(self, answer_tokens: int):
     """Takes the tokens of an answer at most."""
@@ -130,6 +131,7 @@ class OpenAiTexts:
   """`/v1/completions`, see `Api`."""
 
   path, no_answer = '/v1/completions', _NO_TEXT
+  shorten = '--teacher_doc_tokens'
 
   def __init__(self, model: str, answer_tokens: int):
     """Takes what the server calls its model, and the tokens of an answer."""

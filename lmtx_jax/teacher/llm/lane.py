@@ -23,12 +23,12 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
 
 @dataclasses.dataclass(eq=False)
 class Question:
-  """A document and a label.
+  """A document and a label, or several.
 
   Attributes:
     position: row of the pairs.
     doc: the document as it is asked about.
-    label: the label's text.
+    label: the label's text, or those of a list.
     waiting: further questions on the document, to be asked after this one.
     suspicion: how often a request failed in which it was; the higher, the
       fewer others go with it, until it is alone.
@@ -37,7 +37,7 @@ class Question:
 
   position: int
   doc: str
-  label: str
+  label: str | tuple[str, ...]
   waiting: list[Question] = dataclasses.field(default_factory=list)
   suspicion: int = 0
   num_answers: int = 0

@@ -65,7 +65,10 @@ class PromptMaker:
 
   def prompt(self, doc: str, label: str) -> str:
     """The whole prompt; the document is taken as it is."""
-    question = prompts.render(self._template, doc, label)
+    return self.wrap(prompts.render(self._template, doc, label))
+
+  def wrap(self, question: str) -> str:
+    """A question as a chat."""
     return f'{self._before}{question}{self._after}'
 
   def cut(self, texts: list[str]) -> list[str]:

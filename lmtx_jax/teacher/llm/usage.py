@@ -18,12 +18,14 @@ class Usage:
   Attributes:
     prompt_tokens: of all answered prompts.
     cached_tokens: of those, found in the servers' caches.
+    written_tokens: of all answers.
     retries: requests that had to be made again.
     given_up: questions that no server could answer.
   """
 
   prompt_tokens: int = 0
   cached_tokens: int = 0
+  written_tokens: int = 0
   retries: int = 0
   given_up: int = 0
 
@@ -34,6 +36,7 @@ class Usage:
     """Takes the answers of a request; warns once of a model off the rails."""
     self.prompt_tokens += reply.prompt_tokens
     self.cached_tokens += reply.cached_tokens
+    self.written_tokens += reply.written_tokens
     before = self.num_answers
     self.num_answers += len(reply.answers)
     self._answer_mass += reply.answer_mass * len(reply.answers)

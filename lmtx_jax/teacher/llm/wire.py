@@ -32,6 +32,7 @@ class Reply:
     cached_tokens: of those, how many the server had in its cache.
     answer_mass: mean probability of yes and no together; NaN if unknown.
     weights: versions of the weights that answered, where they are told.
+    written_tokens: of all answers.
   """
 
   answers: Any
@@ -39,6 +40,7 @@ class Reply:
   cached_tokens: int
   answer_mass: float
   weights: frozenset[str] = frozenset()
+  written_tokens: int = 0
 
 
 def take(answers: T, rows: np.ndarray) -> T:
@@ -91,6 +93,7 @@ def sglang_reply(
     sum(int(meta.get('cached_tokens') or 0) for meta in metas),
     answer_mass,
     frozenset(str(x['weight_version']) for x in metas if 'weight_version' in x),
+    sum(int(meta.get('completion_tokens') or 0) for meta in metas),
   )
 
 
@@ -129,6 +132,7 @@ def openai_reply(
     int(usage.get('prompt_tokens') or 0),
     int(details.get('cached_tokens') or 0),
     answer_mass,
+    written_tokens=int(usage.get('completion_tokens') or 0),
   )
 
 

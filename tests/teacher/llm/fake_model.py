@@ -22,6 +22,15 @@ def right_p_yes(prompt):
   return (int.from_bytes(digest[:6]) + 0.5) / 2**48
 
 
+class Said(str):
+  """The text of an answer, with the p_yes of each yes or no in it."""
+
+  def __new__(cls, text, p_yes):
+    said = super().__new__(cls, text)
+    said.p_yes = list(p_yes)
+    return said
+
+
 class FakeModel:
   """A tokenizer, a context, a prefix cache, and no weights."""
 
@@ -89,12 +98,29 @@ class FakeModel:
       is_answer = word.startswith(('yes', 'no'))
     else:
       p_yes, is_answer = thought, True
-    answer = p_yes * self._yes + (1 - p_yes) * self._no
+    answer = self._answer(p_yes)
     if not is_answer or not answer.any():
       answer = np.zeros(self.num_tokens)
       answer[(self._encode(_say(thought)) or [self.eos])[0]] = 1
     mass = _ANSWER_MASS * answer + self._rest
     return np.log(np.maximum(mass, _FLOOR))
+
+  def _answer(self, p_yes):
+    return p_yes * self._yes + (1 - p_yes) * self._no
+
+  def _all_log_probs(self, thought, new):
+    """`[num_new, num_tokens]`; of a plain text, the first token's alone."""
+    now = self.log_probs(thought)
+    inside = np.full(self.num_tokens, _OUT_OF_REACH)
+    if not isinstance(thought, Said):
+      return [now, *[inside] * (len(new) - 1)]
+    p_yes, rows = iter(thought.p_yes), []
+    for token in new:
+      is_answer = self._yes[token] or self._no[token]
+      mass = _ANSWER_MASS * self._answer(next(p_yes)) if is_answer else 0.0
+      found = np.log(np.maximum(mass + self._rest, _FLOOR))
+      rows.append(found if is_answer else inside)
+    return rows
 
   def go_on(self, thought, num_new):
     """Up to `num_new` ids of the answer, and their text."""
@@ -119,6 +145,7 @@ class FakeModel:
       with_text: whether the entries carry text.
     """
     now = self.log_probs(thought)
+    each = self._all_log_probs(thought, new)
 
     def entry(log_prob, token):
       text = self.texts[token] if with_text else None
@@ -135,27 +162,29 @@ class FakeModel:
     }
     if wanted:
       inside = [entry(_OUT_OF_REACH, t) for t in wanted]
-      last = [entry(now[t], t) for t in wanted]
+      last = [[entry(row[t], t) for t in wanted] for row in each]
       fields['input_token_ids_logprobs'] = (
         [None, *[inside] * (len(ids) - 1)] if whole else []
       )
-      rest = [inside] * (len(new) - 1)
-      fields['output_token_ids_logprobs'] = [last, *rest]
+      fields['output_token_ids_logprobs'] = last
     return fields
 
   def top_fields(self, thought, new, num_top):
-    """`logprobs` of a completion; only the first token is in doubt."""
+    """`logprobs` of a completion."""
     if num_top is None:
       return None
-    now = self.log_probs(thought)
-    best = np.argsort(-now)[:num_top]
+    each = self._all_log_probs(thought, new)
+    now = each[0]
     return {
       'text_offset': [-1] * len(new),
       'token_logprobs': [float(now[new[0]])] + [-0.1] * (len(new) - 1),
       'tokens': [self.texts[t] for t in new],
       'top_logprobs': [
-        {self.texts[t]: float(now[t]) for t in best},
-        *({self.texts[t]: -0.1} for t in new[1:]),
+        # Where nothing is in doubt there is one token alone.
+        {self.texts[t]: float(row[t]) for t in np.argsort(-row)[:num_top]}
+        if i == 0 or row.max() > row.min()
+        else {self.texts[new[i]]: -0.1}
+        for i, row in enumerate(each)
       ],
     }
 

@@ -123,7 +123,11 @@ class FakeSglangServer(ServerThread):
     if body.get('return_logprob'):
       kinds = [ids is not None for ids in wanted]
     sampling = body.get('sampling_params', {})
-    num_new = sampling.get('max_new_tokens', 128)
+    if isinstance(sampling, list):
+      self._same_length('sampling_params', sampling, given)
+    else:
+      sampling = [sampling] * len(given)
+    num_new = [params.get('max_new_tokens', 128) for params in sampling]
     whole = body.get('return_logprob') and body.get('logprob_start_len') == 0
     self.rids += rids
     self._running.update(rids)
@@ -133,7 +137,7 @@ class FakeSglangServer(ServerThread):
       async for i, thought, ids, num_cached in self._serve(
         given, num_new, sampling, kinds
       ):
-        new, text = self._model.go_on(thought, num_new)
+        new, text = self._model.go_on(thought, num_new[i])
         logprobs = {}
         if body.get('return_logprob'):
           logprobs = self._model.logprob_fields(
@@ -145,8 +149,8 @@ class FakeSglangServer(ServerThread):
             body.get('return_text_in_logprobs'),
           )
         reason = {'type': 'stop', 'matched': self._model.eos}
-        if len(new) == num_new:
-          reason = {'type': 'length', 'length': num_new}
+        if len(new) == num_new[i]:
+          reason = {'type': 'length', 'length': num_new[i]}
         meta = {
           'id': rids[i],
           'finish_reason': reason,
@@ -160,6 +164,11 @@ class FakeSglangServer(ServerThread):
     finally:
       self._running.difference_update(rids)
     return items[0] if single else items
+
+  def _same_length(self, name, values, given):
+    if len(values) != len(given):
+      self.crimes.append(f'{name}: a list, but not one a prompt')
+      raise _Refused('Internal Server Error', 500)
 
   def _read_rids(self, rids, num, single):
     if isinstance(rids, str):
@@ -182,9 +191,8 @@ class FakeSglangServer(ServerThread):
   def _read_wanted(self, wanted, num):
     if not wanted or not isinstance(wanted[0], list):
       wanted = [wanted or None] * num
-    elif len(wanted) != num:
-      self.crimes.append('token_ids_logprob: lists, but not one a prompt')
-      raise _Refused('Internal Server Error', 500)
+    else:
+      self._same_length('token_ids_logprob', wanted, range(num))
     self._check_ids(itertools.chain(*filter(None, wanted)))
     return wanted
 
@@ -201,7 +209,9 @@ class FakeSglangServer(ServerThread):
     given = [given] if _is_single(given) else given
     choices, usage = [], collections.Counter()
     kinds = [None if body.get('logprobs') is None else False] * len(given)
-    async for i, thought, ids, _ in self._serve(given, num_new, body, kinds):
+    async for i, thought, ids, _ in self._serve(
+      given, [num_new] * len(given), [body] * len(given), kinds
+    ):
       new, text = self._model.go_on(thought, num_new)
       usage.update(prompt_tokens=len(ids), completion_tokens=len(new))
       choices.append(
@@ -235,25 +245,26 @@ class FakeSglangServer(ServerThread):
 
     Args:
       given: the prompts, texts or ids.
-      num_new: tokens to generate.
-      sampling: where the temperature stands.
+      num_new: tokens to generate for each.
+      sampling: where the temperature stands, of each.
       kinds: of each prompt, whether the log-probabilities wanted are those of
         named tokens; None if none are wanted.
     """
-    if sampling.get('temperature', 1.0) != 0:
-      self.crimes.append(f'temperature {sampling.get("temperature")}')
+    for params in sampling:
+      if params.get('temperature', 1.0) != 0:
+        self.crimes.append(f'temperature {params.get("temperature")}')
     for one in given:
       self._check_ids([] if isinstance(one, str) else one)
     prompts = [self._model.read(one) for one in given]
     self.received.update(text for text, _ in prompts)
-    for text, ids in prompts:
+    for (text, ids), new in zip(prompts, num_new, strict=True):
       if not text:
         raise _Refused(
           'texts cannot be empty and tokenizer must be initialized'
         )
       if self._model.bos in ids[1:]:
         self.crimes.append(f'more than one {BOS}: {text[:40]!r}')
-      message = self._model.too_long(len(ids), num_new, self.context_length)
+      message = self._model.too_long(len(ids), new, self.context_length)
       if message:
         raise _Refused(message)
     in_flight = self.in_flight + len(prompts)

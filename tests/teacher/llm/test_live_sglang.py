@@ -305,3 +305,41 @@ def test_wrong_tokenizer(server, tmp_path):
   )
   with pytest.raises(UserError, match='--teacher_tokenizer'):
     teacher.prepare()
+
+
+@pytest.mark.parametrize('verdict', ['logprob', 'text'])
+def test_lists(server, tmp_path, verdict):
+  """What the model writes is bound; noise, but a line for every label."""
+  pairs = made_pairs(20)
+  flags = {'question': 'list', 'list_size': 4, 'verdict': verdict}
+  teacher = make_teacher(server.url, **flags)
+  verdicts, tally = judge(tmp_path, 'lists', teacher, pairs)
+  assert (tally.asked, tally.invalid) == (len(pairs), 0)
+  assert tally.usage['listed'] == len(pairs)
+  if verdict == 'text':
+    assert tally.usage['asked_again'] == 0
+  else:
+    # Some words are spelled with other tokens than those of yes and no.
+    assert tally.usage['asked_again'] < 0.8 * len(pairs)
+    assert len(np.unique(verdicts.p_yes)) > len(pairs) / 2
+  # Asked again, alone and a few at a time: the lists say the same.
+  slow = make_teacher(server.url, **flags, teacher_batch_size=1)
+  again, _ = judge(tmp_path, 'again', slow, pairs)
+  np.testing.assert_allclose(again.p_yes, verdicts.p_yes, atol=1e-4)
+  judge(tmp_path, 'lists', teacher, pairs, 'run/1')
+  assert teacher.usage()['listed'] == len(pairs)
+  assert server.is_healthy()
+
+
+def test_lists_through_faults(server, tmp_path):
+  pairs = made_pairs(20)
+  flags = {'question': 'list', 'teacher_timeout_s': 20.0}
+  teacher = make_teacher(server.url, **flags)
+  right, _ = judge(tmp_path, 'right', teacher, pairs)
+  with FaultProxy(server.url, stall_s=30.0) as proxy:
+    teacher = make_teacher(proxy.url, **flags, teacher_tokenizer=server.model)
+    teacher.prepare()
+    proxy.set_faults(0.2)
+    verdicts, tally = judge(tmp_path, 'store', teacher, pairs)
+  assert tally.usage['given_up'] == 0
+  np.testing.assert_allclose(verdicts.p_yes, right.p_yes, atol=1e-4)

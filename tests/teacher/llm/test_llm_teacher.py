@@ -179,7 +179,9 @@ def test_a_server_that_takes_no_such_questions(server, monkeypatch):
   teacher = make_teacher(server.url)
   teacher.prepare()
   monkeypatch.setattr(
-    type(teacher._api), 'body', lambda *unused: {'sampling_params': {}}
+    type(teacher._api(by_list=False)),
+    'body',
+    lambda *unused: {'sampling_params': {}},
   )
   with pytest.raises(UserError, match='refuses to answer') as info:
     ask_all(teacher, make_pairs(DOCS, LABELS))

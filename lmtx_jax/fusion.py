@@ -1,0 +1,266 @@
+"""Two rankings of labels made into one.
+
+`mix` ranks by dense + weight * lexical, each candidate of either ranking having
+both scores. `choose_weight` takes the weight that a teacher's verdicts favour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+import dataclasses
+
+import numpy as np
+import scipy.sparse as sp
+
+from lmtx_jax.lexical_index import LexicalIndex
+from lmtx_jax.types import YES, Shortlist
+
+WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+_CONSTANT = 60  # of Cormack, Clarke and Buettcher, 2009
+_BLOCK = 8192  # documents whose candidates are held at a time
+_MAX_NUMBERS = 2**22  # of label embeddings gathered at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+  """Labels that documents may be given, with the scores of both rankings.
+
+  Attributes:
+    doc_index: `[p]` int64, ascending.
+    label_index: `[p]` int32, ascending within a document.
+    dense: `[p]` f32 inner products of embeddings.
+    lexical: `[p]` f32 cosines of words, 0 where no word is shared.
+  """
+
+  doc_index: np.ndarray
+  label_index: np.ndarray
+  dense: np.ndarray
+  lexical: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.doc_index)
+
+  def take(self, keep: np.ndarray) -> Candidates:
+    """Some of them: `keep` is a mask, or ascending indices."""
+    return Candidates(
+      self.doc_index[keep],
+      self.label_index[keep],
+      self.dense[keep],
+      self.lexical[keep],
+    )
+
+
+def candidates(
+  dense: Shortlist,
+  lexical: Shortlist,
+  embeddings: np.ndarray,
+  label_embeddings: np.ndarray,
+  index: LexicalIndex,
+  vectors: sp.csr_matrix,
+) -> Candidates:
+  """The labels of either shortlist; a score that is missing is computed.
+
+  Args:
+    dense: `[num_docs, any]`.
+    lexical: `[num_docs, any]` of the same documents, from `index`.
+    embeddings: `[num_docs, dim]` f32 or bf16, of the documents.
+    label_embeddings: `[num_labels, dim]` f32 or bf16, memory-mapped or not.
+    index: of the labels' words.
+    vectors: `[num_docs, num_words]`, of the documents' words.
+  """
+  num_labels = max(1, len(label_embeddings))
+  keys, scores = zip(
+    *(_pairs(ranking, num_labels) for ranking in (dense, lexical)), strict=True
+  )
+  both = np.unique(np.concatenate(keys))
+  docs, labels = np.divmod(both, num_labels)
+  by_dense, by_words = (np.full(len(both), np.nan, np.float32) for _ in keys)
+  by_dense[np.searchsorted(both, keys[0])] = scores[0]
+  by_words[np.searchsorted(both, keys[1])] = scores[1]
+  missing = np.flatnonzero(np.isnan(by_dense))
+  size = max(1, _MAX_NUMBERS // max(1, embeddings.shape[1]))
+  for start in range(0, len(missing), size):
+    here = missing[start : start + size]
+    by_dense[here] = np.einsum(
+      'pd,pd->p',
+      np.asarray(label_embeddings[labels[here]], np.float32),
+      np.asarray(embeddings[docs[here]], np.float32),
+    )
+  missing = np.flatnonzero(np.isnan(by_words))
+  by_words[missing] = index.scores(vectors, docs[missing], labels[missing])
+  return Candidates(docs, labels.astype(np.int32), by_dense, by_words)
+
+
+def rank(found: Candidates, num_docs: int, weight: float, k: int) -> Shortlist:
+  """Labels by dense + weight * lexical, of equal scores the smaller label.
+
+  Args:
+    found: of the documents.
+    num_docs: rows of the result.
+    weight: of the lexical score, 0 or above.
+    k: labels a document; -1 and -inf where there are no more candidates.
+  """
+  scores = found.dense + np.float32(weight) * found.lexical
+  return _best(found.doc_index, found.label_index, scores, num_docs, k)
+
+
+def mix(
+  dense: Shortlist,
+  lexical: Shortlist,
+  embeddings: np.ndarray,
+  label_embeddings: np.ndarray,
+  index: LexicalIndex,
+  vectors: sp.csr_matrix,
+  weight: float,
+  k: int,
+) -> Shortlist:
+  """`rank` of `candidates`, whose arguments it takes."""
+  return _joined(
+    rank(
+      candidates(
+        _rows(dense, rows),
+        _rows(lexical, rows),
+        embeddings[rows],
+        label_embeddings,
+        index,
+        vectors[rows],
+      ),
+      len(dense.labels[rows]),
+      weight,
+      k,
+    )
+    for rows in _blocks(len(dense.labels))
+  )
+
+
+def reciprocal_ranks(
+  shortlists: Sequence[Shortlist], k: int, constant: float = _CONSTANT
+) -> Shortlist:
+  """Reciprocal rank fusion, which needs no comparable scores.
+
+  Args:
+    shortlists: of the same documents, of any width each.
+    k: labels a document.
+    constant: the larger, the less the first places stand out.
+
+  Returns:
+    `[num_docs, k]`; a score is the sum of 1 / (constant + rank) over the
+    shortlists that have the label, ranks from 1; of equal scores the smaller
+    label.
+  """
+  return _joined(
+    _add_ranks([_rows(s, rows).labels for s in shortlists], k, constant)
+    for rows in _blocks(len(shortlists[0].labels))
+  )
+
+
+def contenders(
+  found: Candidates, weights: Sequence[float] = WEIGHTS
+) -> np.ndarray:
+  """The candidates that are first of their document under some weight.
+
+  They are all that `choose_weight` needs verdicts of.
+
+  Returns:
+    `[q]` int64, ascending places in `found`.
+  """
+  firsts = [_firsts(found, weight) for weight in weights]
+  return np.unique(np.concatenate([np.zeros(0, np.int64), *firsts]))
+
+
+def choose_weight(
+  found: Candidates, answer: np.ndarray, weights: Sequence[float] = WEIGHTS
+) -> tuple[float, np.ndarray]:
+  """The weight whose first labels the teacher accepts most.
+
+  Args:
+    found: candidates that the teacher was asked about; at least `contenders`.
+    answer: `[p]` int8, YES, NO or INVALID, of each of them.
+    weights: to choose from.
+
+  Returns:
+    The best weight, of equally good ones the smallest, and for each of
+    `weights` the share of documents (of those with candidates) whose first
+    label has a yes, `[len(weights)]` f64; 0 without candidates.
+  """
+  num_docs = max(1, len(np.unique(found.doc_index)))
+  shares = np.array(
+    [
+      np.count_nonzero(answer[_firsts(found, weight)] == YES) / num_docs
+      for weight in weights
+    ]
+  )
+  best = np.asarray(weights, float)[shares == shares.max()]
+  return float(best.min()), shares
+
+
+def _add_ranks(tables: list[np.ndarray], k: int, constant: float) -> Shortlist:
+  """`reciprocal_ranks` of `[num_docs, any]` labels each."""
+  base = 1 + max(int(table.max(initial=0)) for table in tables)
+  keys, shares = [], []
+  for table in tables:
+    row, column = np.nonzero(table >= 0)
+    keys.append(row * base + table[row, column])
+    shares.append(1 / (constant + 1 + column))
+  both, place = np.unique(np.concatenate(keys), return_inverse=True)
+  sums = np.bincount(place, np.concatenate(shares), minlength=len(both))
+  docs, labels = np.divmod(both, base)
+  return _best(docs, labels, sums.astype(np.float32), len(tables[0]), k)
+
+
+def _firsts(found: Candidates, weight: float) -> np.ndarray:
+  """Places of each document's first candidate, documents ascending."""
+  scores = found.dense + np.float32(weight) * found.lexical
+  order = np.lexsort((found.label_index, -scores, found.doc_index))
+  _, first = np.unique(found.doc_index, return_index=True)
+  return order[first]
+
+
+def _blocks(num_docs: int) -> Iterator[slice]:
+  """Documents whose candidates are held at a time; once even if none."""
+  for start in range(0, max(1, num_docs), _BLOCK):
+    yield slice(start, start + _BLOCK)
+
+
+def _rows(ranking: Shortlist, rows: slice) -> Shortlist:
+  return Shortlist(ranking.labels[rows], ranking.scores[rows])
+
+
+def _joined(parts: Iterable[Shortlist]) -> Shortlist:
+  parts = list(parts)
+  return Shortlist(
+    np.concatenate([part.labels for part in parts]),
+    np.concatenate([part.scores for part in parts]),
+  )
+
+
+def _pairs(ranking: Shortlist, num_labels: int) -> tuple[np.ndarray, ...]:
+  """One number for each document and label, and the pairs' scores."""
+  row, column = np.nonzero(ranking.labels >= 0)
+  labels = ranking.labels[row, column]
+  return row * num_labels + labels, ranking.scores[row, column]
+
+
+def _best(
+  docs: np.ndarray,
+  labels: np.ndarray,
+  scores: np.ndarray,
+  num_docs: int,
+  k: int,
+) -> Shortlist:
+  """The k best labels of each document, of pairs in any order."""
+  order = np.lexsort((labels, -scores, docs))
+  lengths = np.bincount(docs, minlength=num_docs)
+  row = docs[order]
+  column = np.arange(len(order)) - np.repeat(
+    np.cumsum(lengths) - lengths, lengths
+  )
+  kept = column < k
+  row, column, order = row[kept], column[kept], order[kept]
+  out = Shortlist(
+    np.full((num_docs, k), -1, np.int32),
+    np.full((num_docs, k), -np.inf, np.float32),
+  )
+  out.labels[row, column] = labels[order]
+  out.scores[row, column] = scores[order]
+  return out
