@@ -186,7 +186,8 @@ def _teacher(stages: Stages) -> str:
   known: dict[str, Any] = json.loads(stages.teacher.identity)
   shown = ('teacher', 'model', 'question', 'list_prompt', 'prompt')
   shown += ('chat_format', 'verdict')
-  return '\n'.join(f'{key}: {known[key]}' for key in shown if key in known)
+  lines = (f'{key}: {known[key]}' for key in shown if key in known)
+  return '\n'.join(line.replace('\n', '\\n') for line in lines)
 
 
 def _probe_line(probe: dict[str, float]) -> str:
@@ -210,15 +211,20 @@ def _comparison(probe: dict[str, float]) -> list[str]:
   """What is known of lists and single questions, if it was asked."""
   if 'compared' not in probe:
     return []
-  num = probe['pairs']
-  return [
+  num, kappa = probe['pairs'], probe['kappa']
+  lines = [
     f'lists: {probe["listed"]:.0f} of these pairs were asked about in lists,'
     f' {probe["asked_again"]:.0f} of them again alone;'
-    f' {probe["written_tokens"] / num:.1f} tokens written a pair',
-    f'asked about alone as well: {probe["equal"]:.0%} of'
-    f" {probe['compared']:.0f} verdicts of lists are the same, Cohen's kappa"
-    f' {probe["kappa"]:.2f}, {probe["yes_in_lists"]:.0%} yes in lists,'
-    f' {probe["yes_alone"]:.0%} alone; tokens a pair:'
-    f' {_tokens(probe) / num:.0f} in lists,'
-    f' {probe["tokens_alone"]:.0f} alone; stored as of --question=pair',
+    f' {probe["written_tokens"] / num:.1f} tokens written a pair'
   ]
+  if probe['compared']:
+    lines.append(
+      f'asked about alone as well: {probe["equal"]:.0%} of'
+      f' {probe["compared"]:.0f} verdicts of lists are the same,'
+      f" Cohen's kappa {'-' if math.isnan(kappa) else f'{kappa:.2f}'},"
+      f' {probe["yes_in_lists"]:.0%} yes in lists,'
+      f' {probe["yes_alone"]:.0%} alone; tokens read or written a pair:'
+      f' {_tokens(probe) / num:.0f} in lists,'
+      f' {probe["tokens_alone"]:.0f} alone; stored as of --question=pair'
+    )
+  return lines

@@ -250,9 +250,8 @@ class FakeSglangServer(ServerThread):
       kinds: of each prompt, whether the log-probabilities wanted are those of
         named tokens; None if none are wanted.
     """
-    for params in sampling:
-      if params.get('temperature', 1.0) != 0:
-        self.crimes.append(f'temperature {params.get("temperature")}')
+    for heat in {params.get('temperature', 1.0) for params in sampling} - {0}:
+      self.crimes.append(f'temperature {heat}')
     for one in given:
       self._check_ids([] if isinstance(one, str) else one)
     prompts = [self._model.read(one) for one in given]

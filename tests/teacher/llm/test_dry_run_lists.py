@@ -68,12 +68,13 @@ def test_cost_and_agreement(tiny, llm, tmp_path):
   assert by_list < alone
   asked_again = [p for p in llm.answered if labels_of(p) is None]
   assert len(asked_again) == 8 + 63 and max(llm.answered.values()) == 1
-  # No list was cut short by the sample, and the run goes on from there.
+  # No list was cut short by the sample, and all answers are kept.
   lists = {p for p in llm.answered if labels_of(p)}
   assert {len(labels_of(p)[1]) for p in lists} == {10}
+  first = set(llm.received)
   llm.received.clear()
-  succeed('main', *flags)
-  assert llm.received and not lists & set(llm.received)
+  assert 'first cycle' in succeed('main', *flags, '--dry_run').out
+  assert any(map(labels_of, llm.received)) and not first & set(llm.received)
   with sqlite3.connect(run / 'verdicts.sqlite') as db:
     assert db.execute('SELECT MAX(num_asked) FROM verdicts').fetchone() == (1,)
     assert db.execute('SELECT COUNT(*) FROM teachers').fetchone() == (2,)
@@ -94,3 +95,14 @@ def test_cost_and_agreement(tiny, llm, tmp_path):
 def test_kappa(one, other, kappa):
   found = cohens_kappa(np.array(one, bool), np.array(other, bool))
   assert found == pytest.approx(kappa, nan_ok=True)
+
+
+def test_an_llm_that_makes_no_lists(tiny, llm, tmp_path):
+  llm.answer = lambda prompt: 'I see.' if labels_of(prompt) else 0.7
+  out = succeed(
+    'main',
+    *(*tiny, '--teacher=sglang', f'--teacher_url={llm.url}', '--dry_run'),
+    *('--question=list', f'--run_dir={tmp_path}/run'),
+  ).out
+  assert '70 of these pairs were asked about in lists, 70 of them again' in out
+  assert 'nan' not in out and 'kappa' not in out
