@@ -33,6 +33,11 @@ setup(
       'pytest>=8,<10',
       'ruff>=0.17,<0.18',
     ],
+    # Runs launch/colab.ipynb, as .ci/run does.
+    'notebook': [
+      'ipykernel>=6.29,<8',
+      'nbclient>=0.10,<0.12',
+    ],
     # Parity with PyTorch, and peers of the benchmarks. torch can bring
     # gigabytes of CUDA packages: ask for a CPU build first if you want none.
     'parity': [

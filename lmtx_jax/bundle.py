@@ -7,6 +7,7 @@ label set, its embeddings and the index beside it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import functools
 import os
 from typing import Any
 
@@ -27,7 +28,7 @@ from lmtx_jax.bundle_labels import (
 from lmtx_jax.config import TextConfig
 from lmtx_jax.data.batches import bucket_widths
 from lmtx_jax.data.corpus import Corpus
-from lmtx_jax.data.tokens import TokenView, tokenize_texts
+from lmtx_jax.data.tokens import TextTokenizer, TokenView
 from lmtx_jax.embeddings import copy_embeddings
 from lmtx_jax.encode import Encoder
 from lmtx_jax.files import staged, write_json
@@ -119,6 +120,14 @@ class Bundle:
     self.text = TextConfig(about['encode_title'], about['label_text'])
     self.max_doc_tokens = about['max_doc_tokens']
     self.doc_widths = np.array(about['doc_widths'], np.int64)
+    if self.doc_widths[-1] < self.max_doc_tokens:
+      raise UserError(
+        f'{folder}/{ABOUT}: doc_widths end below max_doc_tokens,'
+        f' {self.max_doc_tokens}'
+      )
+    # Without it, means are taken, which may be another encoder.
+    if not os.path.isfile(path := os.path.join(folder, 'modules.json')):
+      raise UserError(f'{path}: no such file; the bundle is not whole')
     self._pretrained = pretrained_lib.load(folder, about['compute_dtype'])
     if self._pretrained.encoder.dim != about['dim']:
       raise UserError(
@@ -129,6 +138,7 @@ class Bundle:
     self.encoder = Encoder(
       self._pretrained.encoder, self._pretrained.params, batch_tokens
     )
+    self._tokenize = TextTokenizer(self.tokenizer, self.max_doc_tokens)
 
   def reload(self) -> bool:
     """Takes labels that were changed since; returns whether they were.
@@ -170,24 +180,27 @@ class Bundle:
     """The encoder's tokenizer."""
     return self._pretrained.tokenizer
 
+  @functools.cached_property
+  def _tokenize_labels(self) -> TextTokenizer:
+    return TextTokenizer(self.tokenizer, self.about['max_label_tokens'])
+
   def inputs(self, records: Sequence[Record]) -> TokenView:
     """Tokenises documents as in training."""
-    tokens = tokenize_texts(
+    tokens = self._tokenize(
       [record.title for record in records],
       [record.content for record in records],
-      self.tokenizer,
-      self.max_doc_tokens,
     )
     return tokens.view(self.max_doc_tokens, title=self.text.encode_title)
+
+  def embed(self, inputs: TokenView) -> np.ndarray:
+    """Embeds what `inputs` made: `[num_documents, dim]` float32."""
+    return self.encoder.encode(inputs, self.doc_widths)
 
   def embed_labels(self, labels: Sequence[Record]) -> np.ndarray:
     """Embeds labels as in training: `[num_labels, dim]` float32."""
     longest = self.about['max_label_tokens']
-    tokens = tokenize_texts(
-      [label.title for label in labels],
-      [label.content for label in labels],
-      self.tokenizer,
-      longest,
+    tokens = self._tokenize_labels(
+      [label.title for label in labels], [label.content for label in labels]
     )
     content = self.text.label_text == 'title_content'
     inputs = tokens.view(longest, content=content)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from lmtx_jax import __version__
+from lmtx_jax.data.reading import shown
 from lmtx_jax.embeddings import open_embeddings
 from lmtx_jax.files import read_json
 from lmtx_jax.label_file import LabelFile
@@ -28,15 +29,6 @@ FORMAT = 3  # raised when a bundle changes so that old programs misread it
 ABOUT = 'lmtx.json'
 LABELS, EMBEDDINGS, SCANN = 'labels.jsonl', 'label_embeddings.npy', 'scann'
 GENERATION = re.compile(r'labels_(\d{6,})')
-_NEEDED = (
-  'num_labels',
-  'dim',
-  'encode_title',
-  'label_text',
-  'max_doc_tokens',
-  'doc_widths',
-  'compute_dtype',
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +81,31 @@ class LabelState:
     ]
 
 
+def _is_count(value: Any) -> bool:
+  return type(value) is int and value > 0
+
+
+def _are_widths(value: Any) -> bool:
+  return (
+    isinstance(value, list)
+    and bool(value)
+    and all(map(_is_count, value))
+    and value == sorted(set(value))
+  )
+
+
+# What each entry of `lmtx.json` that a program reads must be.
+_NEEDED = {
+  'num_labels': _is_count,
+  'dim': _is_count,
+  'encode_title': lambda value: isinstance(value, bool),
+  'label_text': lambda value: value in ('title', 'title_content'),
+  'max_doc_tokens': _is_count,
+  'doc_widths': _are_widths,
+  'compute_dtype': lambda value: value in ('float32', 'bfloat16'),
+}
+
+
 def read_about(folder: str) -> dict[str, Any]:
   """Reads `lmtx.json`.
 
@@ -97,18 +114,31 @@ def read_about(folder: str) -> dict[str, Any]:
   """
   path = os.path.join(folder, ABOUT)
   if not os.path.exists(path):
-    raise UserError(f'--bundle={folder} is not a bundle: no {ABOUT} in it')
+    if not os.path.isdir(folder):
+      raise UserError(f'--bundle={folder}: there is no such folder')
+    export, hint = os.path.join(folder, 'export'), ''
+    if os.path.exists(os.path.join(export, ABOUT)):
+      hint = f'; it is a run, whose bundle is {export}'
+    raise UserError(
+      f'--bundle={folder} is not a bundle: no {ABOUT} in it{hint}'
+    )
   try:
     about = read_json(path)
     if about['format'] > FORMAT:
       raise UserError(
         f'{folder} was made by lmtx_jax {about["version"]}, newer than this'
-        f' {__version__}; update lmtx_jax'
+        f' {__version__}, in format {about["format"]}, which is not known here;'
+        ' update lmtx_jax'
       )
-  except (ValueError, KeyError, TypeError, OSError) as e:
+  except (ValueError, KeyError, TypeError, OSError, RecursionError) as e:
     raise UserError(f'{path} is not what a bundle has there: {e}') from e
-  if missing := [key for key in _NEEDED if key not in about]:
-    raise UserError(f'{path} lacks {missing[0]!r}')
+  for key, is_right in _NEEDED.items():
+    if key not in about:
+      raise UserError(f'{path} lacks {key!r}')
+    if not is_right(about[key]):
+      raise UserError(
+        f'{path}: {key!r} is {shown(about[key])}, which no bundle has'
+      )
   name = about.get('label_folder', '')  # format 2 had none
   if name and not (isinstance(name, str) and GENERATION.fullmatch(name)):
     raise UserError(f'{path}: label_folder {name!r} is no name of one')
@@ -181,9 +211,18 @@ def write_label_index(
 
   Returns:
     what `lmtx.json` calls the index: 'scann' or 'exact'.
+
+  Raises:
+    UserError: ScaNN cannot write it.
   """
   many = len(embeddings) >= BRUTE_FORCE_BELOW
   if not is_installed() or not (many or isinstance(like, ScannIndex)):
     return 'exact'
-  write_index(os.path.join(folder, SCANN), embeddings)
+  path = os.path.join(folder, SCANN)
+  try:
+    write_index(path, embeddings)
+  except RuntimeError as e:  # ScaNN's word for a full disk too
+    raise UserError(
+      f'{path}: ScaNN cannot write its index ({e}); is the disk full?'
+    ) from e
   return 'scann'

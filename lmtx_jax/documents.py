@@ -13,7 +13,13 @@ import threading
 from typing import BinaryIO, TypeVar
 import zlib
 
-from lmtx_jax.data.reading import decoded, parse_object, record, well_formed
+from lmtx_jax.data.reading import (
+  decoded,
+  parse_object,
+  record,
+  shown,
+  well_formed,
+)
 from lmtx_jax.data.tokens import TokenView
 from lmtx_jax.types import Record, UserError
 
@@ -44,7 +50,8 @@ class Block:
 def check_input(path: str) -> None:
   """Raises UserError where there is no such input."""
   if path != STANDARD and not os.path.isfile(path):
-    raise UserError(f'--input={path}: no such file')
+    why = 'is a folder' if os.path.isdir(path) else 'no such file'
+    raise UserError(f'--input={path}: {why}')
 
 
 def read_documents(path: str) -> Iterator[Record]:
@@ -137,7 +144,11 @@ def _parsed(
       records.append(document)
       uids.append(document.uid)
   if uids:
-    yield Block(first, uids, errors, tokenize(records), read)
+    inputs = tokenize(records)
+    # The texts are not held while the block waits for its turn.
+    lines.clear()
+    records.clear()
+    yield Block(first, uids, errors, inputs, read)
   if failure:
     raise failure
 
@@ -182,6 +193,9 @@ def ahead(items: Iterator[_T], depth: int) -> Iterator[_T]:
 
 def _document(place: str, line: bytes, number: int) -> Record:
   item = parse_object(place, decoded(place, line))
+  if item.keys() > {'uid'} and not item.keys() & {'title', 'content'}:
+    others = shown(sorted(item.keys() - {'uid'}))
+    raise UserError(f'{place}: has neither title nor content, but {others}')
   return Record(*map(well_formed, record(place, item, uid=str(number))))
 
 

@@ -7,6 +7,7 @@ void (`np.load(path).view(ml_dtypes.bfloat16)`), for .npy has no name for it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+import os
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +22,10 @@ _BLOCK_BYTES = 2**26  # copied at a time
 def create_embeddings(
   path: str, shape: tuple[int, int], dtype: str = 'float32'
 ) -> np.memmap:
-  """Makes a memory-mapped array to write to.
+  """Makes a memory-mapped array to write to, on disk space that is claimed.
+
+  Where there is none, that is an error here; a write to memory would end the
+  process without a word.
 
   Args:
     path: of the .npy file.
@@ -30,9 +34,15 @@ def create_embeddings(
 
   Returns:
     an array of that shape and type; `flush()` it when it is filled.
+
+  Raises:
+    OSError: the disk is full.
   """
   stored = 'V2' if dtype == 'bfloat16' else np.float32
   array = np.lib.format.open_memmap(path, 'w+', stored, shape)
+  if hasattr(os, 'posix_fallocate'):  # not on macOS
+    with open(path, 'r+b') as f:
+      os.posix_fallocate(f.fileno(), 0, os.path.getsize(path))
   return array.view(_DTYPES[dtype])
 
 

@@ -109,15 +109,19 @@ def remove_labels(
   with _editing(folder):
     state = open_labels(folder, 0)
     known = {label.uid for label in state.labels}
+    gone = set()
     for place, uid in zip(places, uids, strict=True):
+      if uid in gone:
+        raise UnknownLabelError(f'{place}: label {uid!r} comes twice')
       if uid not in known:
         raise UnknownLabelError(
-          f'{place}: there is no label {uid!r} in {folder} (or it comes twice)'
+          f'{place}: there is no label {uid!r} in the bundle'
         )
       known.remove(uid)
+      gone.add(uid)
     if not known:
       raise LastLabelError(
-        f'{folder}: a bundle keeps a label; these are all {len(state)}'
+        f'a bundle keeps a label, and these are all {len(state)}'
       )
     if not uids:
       return
@@ -141,6 +145,8 @@ def _check_new(
       raise LabelExistsError(
         f'{place}: label uid {label.uid!r} is {where} already'
       )
+    if not label.uid.strip():
+      raise UserError(f'{place}: uid is white space')
     if not label_text(label, text).strip():
       raise UserError(f'{place}: label {label.uid!r} has no text')
     seen[label.uid] = place
@@ -186,8 +192,9 @@ def _replace(
     os.mkdir(temporary)
     old = (label for i in kept.tolist() for label in state.labels.get([i]))
     write_rows(os.path.join(temporary, LABELS), itertools.chain(old, added))
+    path = os.path.join(temporary, EMBEDDINGS)
     out = create_embeddings(
-      os.path.join(temporary, EMBEDDINGS),
+      path,
       (num_labels, state.embeddings.shape[1]),
       state.embeddings.dtype.name,
     )

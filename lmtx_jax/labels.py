@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from absl import flags
+from absl import flags, logging
 
 from lmtx_jax import cli, devices
 from lmtx_jax.bundle import Bundle
@@ -71,6 +71,7 @@ def _add(config: LabelsConfig) -> None:
   devices.setup(config.data_cache)
   bundle = Bundle(config.bundle, config.encode_batch_tokens)
   add_labels(bundle, labels, places)
+  _say(config, f'{len(labels)} added')
 
 
 def _remove(config: LabelsConfig) -> None:
@@ -83,6 +84,12 @@ def _remove(config: LabelsConfig) -> None:
     uids = config.uids.split(',')
     places = ['--uids'] * len(uids)
   remove_labels(config.bundle, uids, places)
+  _say(config, f'{len(uids)} removed')
+
+
+def _say(config: LabelsConfig, done: str) -> None:
+  count = read_about(config.bundle)['num_labels']
+  logging.info('%s: %s, now %d labels', config.bundle, done, count)
 
 
 def _list(config: LabelsConfig) -> None:

@@ -19,15 +19,19 @@ The same command goes on where a killed one ended.
 from __future__ import annotations
 
 import collections
+from collections.abc import Iterator
 from concurrent import futures
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import os
+from typing import Any
 
 from absl import flags
+import numpy as np
 from tqdm import tqdm
 
 from lmtx_jax import cli, devices
@@ -55,7 +59,9 @@ from lmtx_jax.prediction_file import (
 )
 from lmtx_jax.types import Shortlist, UserError
 
-_AHEAD = 2  # blocks that are read before they are tagged, or written after
+_AHEAD = 1  # blocks that wait to be embedded, or to be written
+_FOUND = 2**24  # scores that are held at a time, whatever --top_k is,
+_TOLD = 2**13  # and labels that are held as text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +110,7 @@ def main(values: flags.FlagValues) -> None:
     raise UserError('--min_score=nan is no number')
   devices.setup(config.data_cache)
   check_input(config.input)
+  _check_output(config)
   bundle = Bundle(config.bundle, config.encode_batch_tokens)
   with PredictionFile(
     config.output,
@@ -115,13 +122,23 @@ def main(values: flags.FlagValues) -> None:
     out.finish(num_lines, len(bundle.labels))
 
 
+def _check_output(config: PredictConfig) -> None:
+  """Raises UserError where the output would take the place of the input."""
+  if STANDARD in (config.input, config.output):
+    return
+  if os.path.exists(config.output) and os.path.samefile(
+    config.input, config.output
+  ):
+    raise UserError(f'--output={config.output} is the --input')
+
+
 def tag_lines(
   bundle: Bundle, config: PredictConfig, out: PredictionFile
 ) -> int:
   """Tags the lines that are not answered yet; returns how many there are.
 
   While the devices embed one block of documents, a thread reads and tokenises
-  the next ones and another writes the last.
+  the next, and another looks up and writes the last.
   """
   state, num_lines = bundle.state, out.answered
   lines = read_blocks(
@@ -137,8 +154,10 @@ def tag_lines(
     tqdm(desc='tag', unit='document', initial=num_lines) as bar,
   ):
     for block in blocks:
-      tags = bundle.tag_inputs(block.inputs, config.top_k, state)
-      pending.append(writer.submit(_write, out, config, block, tags, state))
+      embeddings = bundle.embed(block.inputs)
+      pending.append(
+        writer.submit(_answer, out, config, block, embeddings, state)
+      )
       if len(pending) > _AHEAD:
         pending.popleft().result()
       num_lines = block.first + len(block.uids) - 1
@@ -150,38 +169,83 @@ def tag_lines(
   return num_lines
 
 
-def _write(
+def _answer(
   out: PredictionFile,
   config: PredictConfig,
   block: Block,
-  tags: Shortlist,
+  embeddings: np.ndarray,
   state: LabelState,
 ) -> None:
-  """Writes the answers to a block of lines, but those that are there."""
-  old = max(0, out.answered - block.first + 1)
+  """Looks a block up and writes its answers, but those that are there.
+
+  Args:
+    out: where to.
+    config: what is wanted.
+    block: the lines.
+    embeddings: `[num_documents, dim]` float32, of its documents.
+    state: the labels.
+  """
+  depth = min(config.top_k, len(state))
+  few = max(1, _TOLD // depth)  # documents
+  tags = _tags(state, embeddings, depth, few)
   if config.format == XC:
-    kept = (tags.labels >= 0) & (tags.scores >= config.min_score)
-    found = iter(
-      (labels[keep].tolist(), scores[keep].tolist())
-      for labels, scores, keep in zip(
-        tags.labels, tags.scores, kept, strict=True
-      )
-    )
-    pairs = [([], []) if uid is None else next(found) for uid in block.uids]
-    out.write(xc_text(pairs[old:]))
-    return
-  described = iter(state.describe(tags, config.min_score))
-  errors = iter(block.errors)
-  rows = [
-    {'uid': None, 'error': next(errors)}
-    if uid is None
-    else {'uid': uid, 'labels': next(described)}
-    for uid in block.uids
-  ]
-  if config.format == CSV:
-    out.write(csv_text(block.first + old, rows[old:]))
+    rows = _pairs(block, tags, config.min_score)
   else:
-    out.write(jsonl_text(rows[old:]))
+    rows = _rows(block, tags, state, config.min_score)
+  old = max(0, out.answered - block.first + 1)
+  rows, first = itertools.islice(rows, old, None), block.first + old
+  while some := list(itertools.islice(rows, few)):
+    out.write(_TEXT[config.format](first, some))
+    first += len(some)
+
+
+def _tags(
+  state: LabelState, embeddings: np.ndarray, depth: int, few: int
+) -> Iterator[Shortlist]:
+  """The best `depth` labels of documents, `few` documents at a time."""
+  many = max(1, _FOUND // depth)
+  for start in range(0, len(embeddings), many):
+    labels, scores = state.index.search(embeddings[start : start + many], depth)
+    for row in range(0, len(labels), few):
+      yield Shortlist(labels[row : row + few], scores[row : row + few])
+
+
+def _rows(
+  block: Block, tags: Iterator[Shortlist], state: LabelState, min_score: float
+) -> Iterator[dict[str, Any]]:
+  """The prediction of each line, or why there is none."""
+  errors = iter(block.errors)
+  described = itertools.chain.from_iterable(
+    state.describe(part, min_score) for part in tags
+  )
+  for uid in block.uids:
+    if uid is None:
+      yield {'uid': None, 'error': next(errors)}
+    else:
+      yield {'uid': uid, 'labels': next(described)}
+
+
+def _pairs(
+  block: Block, tags: Iterator[Shortlist], min_score: float
+) -> Iterator[tuple[list[int], list[float]]]:
+  """Labels and scores of each line; none of one that is no document."""
+  found = itertools.chain.from_iterable(
+    zip(part.labels, part.scores, strict=True) for part in tags
+  )
+  for uid in block.uids:
+    if uid is None:
+      yield [], []
+    else:
+      labels, scores = next(found)
+      kept = (labels >= 0) & (scores >= min_score)
+      yield labels[kept].tolist(), scores[kept].tolist()
+
+
+_TEXT = {
+  JSONL: lambda first, rows: jsonl_text(rows),
+  CSV: csv_text,
+  XC: lambda first, rows: xc_text(rows),
+}
 
 
 def _job(config: PredictConfig) -> str:

@@ -88,7 +88,8 @@ def write_part(
   if os.path.isdir(path):
     return
   rows = part_rows(len(embeddings), parts, part)
-  logging.info('ScaNN: part %d of %d, %s', part + 1, parts, rows)
+  if parts > 1:
+    logging.info('ScaNN: part %d of %d', part + 1, parts)
   with staged(path) as temporary:
     _serialize(_build(embeddings[rows]), temporary)
 
@@ -286,9 +287,9 @@ def _read_about(folder: str, num_labels: int) -> int:
   try:
     about = read_json(path)
     known, parts = int(about['num_labels']), int(about['parts'])
-  except (OSError, ValueError, KeyError, TypeError) as e:
+  except (OSError, ValueError, KeyError, TypeError, OverflowError) as e:
     raise UserError(f'{path} is not what an index has there: {e}') from e
-  if known != num_labels or parts < 1:
+  if known != num_labels or not 1 <= parts <= max(1, known):
     raise UserError(
       f'{path}: an index of {known} labels in {parts} parts, not of'
       f' {num_labels} labels'

@@ -1,5 +1,7 @@
-"""One small run that many tests look at."""
+"""One small run that many tests look at, and how tests compile."""
 
+import importlib.util
+import os
 import pathlib
 import signal
 
@@ -16,6 +18,26 @@ from run_fixtures import (
 # A shell's background jobs are deaf to Ctrl-C, which tests send, and their
 # children with them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Tests compile much and compute little: XLA is to optimise little, here and in
+# the processes that tests start. With XLA_FLAGS= in the environment it compiles
+# as it does for a user.
+os.environ.setdefault(
+  'XLA_FLAGS',
+  '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+  ' --xla_cpu_use_fusion_emitters=false'
+  ' --xla_cpu_parallel_codegen_split_count=1',
+)
+
+_PARITY = ('torch', 'transformers', 'sentence_transformers')
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+  """Skips what compares with packages that are not installed."""
+  if item.get_closest_marker('parity'):
+    for name in _PARITY:
+      if importlib.util.find_spec(name) is None:
+        pytest.skip(f'{name} is not installed')
 
 
 @pytest.fixture(scope='session')

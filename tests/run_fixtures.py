@@ -107,6 +107,18 @@ def spawn(name: str, *argv: str, **kwargs) -> subprocess.Popen:
   )
 
 
+def on_devices(count: int, optimised: bool = False) -> dict[str, str]:
+  """The environment of a process with so many devices, all of the CPU.
+
+  Args:
+    count: their number.
+    optimised: compile as for a user; conftest.py has tests do so faster.
+  """
+  flags = '' if optimised else os.environ.get('XLA_FLAGS', '')
+  flags += f' --xla_force_host_platform_device_count={count}'
+  return os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags}
+
+
 def read_jsonl(path: str | os.PathLike) -> list[dict]:
   """The objects of a file of JSON lines."""
   with open(path, encoding='utf-8') as f:

@@ -259,6 +259,7 @@ class TestBroken:
     [
       *('config.json', 'model.safetensors', 'tokenizer.json', 'labels.jsonl'),
       *('label_embeddings.npy', 'lmtx.json', '1_Pooling/config.json'),
+      'modules.json',
     ],
   )
   def test_missing_file(self, broken, name):
@@ -347,6 +348,26 @@ class TestBroken:
   def test_missing_entry(self, broken, key):
     edit(broken, **{key: None})
     with pytest.raises(UserError, match=rf"lmtx\.json .*'{key}'"):
+      Bundle(str(broken))
+
+  @pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+      *(('num_labels', '24'), ('num_labels', 0), ('dim', 32.0), ('dim', True)),
+      *(('encode_title', 'yes'), ('label_text', ['title'])),
+      *(('max_doc_tokens', 'x'), ('max_doc_tokens', -1), ('doc_widths', [])),
+      *(('doc_widths', 'abc'), ('doc_widths', [24, 8]), ('doc_widths', [8])),
+      *(('compute_dtype', 'float8'), ('compute_dtype', 5)),
+    ],
+  )
+  def test_entry_of_another_kind(self, broken, key, value):
+    edit(broken, **{key: value})
+    with pytest.raises(UserError, match=rf'lmtx\.json.*{key}'):
+      Bundle(str(broken))
+
+  def test_deep_json(self, broken):
+    (broken / 'lmtx.json').write_text('[' * 100_000)
+    with pytest.raises(UserError, match=r'lmtx\.json is not what a bundle'):
       Bundle(str(broken))
 
   def test_other_dimensions(self, broken):

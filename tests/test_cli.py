@@ -170,4 +170,4 @@ def test_no_noise_of_libraries(tmp_path, data_dir, cache):
   out, err = process.communicate(timeout=120)
   assert process.returncode == 1
   assert out == ''
-  assert err == 'error: --bundle=/none is not a bundle: no lmtx.json in it\n'
+  assert err == 'error: --bundle=/none: there is no such folder\n'

@@ -8,6 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from run_fixtures import on_devices
 
 from lmtx_jax import devices
 from lmtx_jax.types import UserError
@@ -22,16 +23,9 @@ def results(tmp_path_factory):
   folder = tmp_path_factory.mktemp('devices')
   running = {}
   for count in (1, 8):
-    flags = f'--xla_force_host_platform_device_count={count}'
-    environment = {
-      **os.environ,
-      'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': flags,
-      'PYTHONPATH': str(ROOT),
-    }
     running[count] = subprocess.Popen(
       [sys.executable, str(SCRIPT), str(count), str(folder / f'{count}.npz')],
-      env=environment,
+      env=on_devices(count, optimised=True) | {'PYTHONPATH': str(ROOT)},
       stderr=subprocess.PIPE,
       text=True,
     )

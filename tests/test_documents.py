@@ -62,6 +62,13 @@ def test_fewer_lines_than_were_answered(tmp_path):
     blocks(path, answered=3)
 
 
+def test_text_under_another_name_is_a_mistake(tmp_path):
+  path = tmp_path / 'docs.jsonl'
+  path.write_text('{"uid": "a"}\n{"content": ""}\n{"uid": "b", "text": "x"}\n')
+  with pytest.raises(UserError, match=r':3: has neither title nor.*text'):
+    blocks(path)
+
+
 def test_documents_before_a_bad_line_come_first(tmp_path):
   path = tmp_path / 'docs.jsonl'
   path.write_text('{"uid": "a"}\n{"uid": "b"}\n{\n{"uid": "c"}\n')

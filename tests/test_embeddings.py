@@ -86,3 +86,12 @@ def test_something_else_is_named(tmp_path, other):
   np.save(path, other)
   with pytest.raises(UserError, match='two dimensions of float32 or'):
     lib.open_embeddings(path)
+
+
+@pytest.mark.skipif(
+  not hasattr(os, 'posix_fallocate'), reason='no such call here'
+)
+def test_embeddings_have_their_space_before_they_are_written(tmp_path):
+  path = tmp_path / 'embeddings.npy'
+  lib.create_embeddings(str(path), (512, 512))
+  assert path.stat().st_blocks * 512 >= 2**20

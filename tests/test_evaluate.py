@@ -53,7 +53,7 @@ def test_a_label_set_of_another_size(flags, tmp_path):
   ('more', 'code', 'message'),
   [
     (['--bundle='], 1, '--bundle is not set'),
-    (['--bundle=/none'], 1, '--bundle=/none is not a bundle'),
+    (['--bundle=/none'], 1, '--bundle=/none: there is no such folder'),
     (['--data_dir='], 1, 'neither --dataset nor --data_dir'),
     (['--dataset=eurlex4k'], 1, 'are both set'),
     (['--data_dir=', '--dataset=eurlex5k'], 1, '--dataset=eurlex5k: unknown'),

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from mips_fixtures import check_best, embeddings
 import numpy as np
 import pytest
+from run_fixtures import on_devices
 
 from lmtx_jax import exact_index
 from lmtx_jax.embeddings import create_embeddings, open_embeddings
@@ -184,11 +185,8 @@ assert len(used) == 3
   done = subprocess.run(
     [sys.executable, '-c', code],
     cwd=here,
-    env=os.environ
-    | {
-      'XLA_FLAGS': '--xla_force_host_platform_device_count=3',
-      'PYTHONPATH': os.pathsep.join([here, os.path.dirname(here)]),
-    },
+    env=on_devices(3)
+    | {'PYTHONPATH': os.pathsep.join([here, os.path.dirname(here)])},
     capture_output=True,
     text=True,
     check=False,

@@ -73,8 +73,8 @@ def write_one(folder, uid):
     (['_add'], 'say add, remove or list; got _add'),
     (['add', 'list'], 'say add, remove or list; got add list'),
     (['list', '--bundle='], '--bundle is not set'),
-    (['list', '--bundle=/none'], '--bundle=/none is not a bundle'),
-    (['add', '--bundle=/none', '--input=FILE'], '--bundle=/none is not'),
+    (['list', '--bundle=/none'], '--bundle=/none: there is no'),
+    (['add', '--bundle=/none', '--input=FILE'], '--bundle=/none: there is no'),
   ],
 )
 def test_what_is_refused(flags, tmp_path, argv, message):

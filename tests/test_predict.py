@@ -192,6 +192,46 @@ def test_a_folder_that_cannot_be_written_to(flags, tmp_path):
   assert str(pathlib.Path(below).parent) in result.error
 
 
+def test_the_output_must_not_be_the_input(flags, tmp_path):
+  write_jsonl(tmp_path / 'docs.jsonl', DOCUMENTS[:1])
+  before = (tmp_path / 'docs.jsonl').read_bytes()
+  (tmp_path / 'link').symlink_to(tmp_path / 'docs.jsonl')
+  for name in ('docs.jsonl', 'link'):
+    result = call('predict', *flags, f'--output={tmp_path / name}')
+    assert result.error.endswith('is the --input')
+  assert (tmp_path / 'docs.jsonl').read_bytes() == before
+
+
+@pytest.mark.parametrize('kind', ['jsonl', 'csv', 'xc'])
+def test_many_labels_a_document_are_handled_by_and_by(
+  flags, tmp_path, monkeypatch, kind
+):
+  write_with_bad_lines(tmp_path / 'docs.jsonl')
+  flags = (*flags, f'--format={kind}', '--on_error=skip', '--top_k=999')
+  output = tmp_path / 'tags.jsonl'
+  succeed('predict', *flags)
+  expected = output.read_text()
+  monkeypatch.setattr(predict, '_FOUND', 7 * NUM_LABELS)
+  monkeypatch.setattr(predict, '_TOLD', 2 * NUM_LABELS)
+  succeed('predict', *flags)
+  assert len(output.read_text()) > 100 * len(DOCUMENTS)
+  if kind == 'jsonl':
+    rows = [json.loads(line) for line in expected.splitlines()]
+    check_close(read_jsonl(output), rows)
+  else:
+    assert len(output.read_text().splitlines()) == len(expected.splitlines())
+
+
+def check_close(found, expected):
+  """The same labels; scores may differ in the last digit."""
+  for a, b in zip(found, expected, strict=True):
+    assert (a['uid'], a.get('error')) == (b['uid'], b.get('error'))
+    scores = {label['uid']: label['score'] for label in b.get('labels', ())}
+    assert len(a.get('labels', ())) == len(scores)
+    for label in a.get('labels', ()):
+      assert label['score'] == pytest.approx(scores[label['uid']], abs=3e-6)
+
+
 def test_writes_plain_json(flags, tmp_path):
   tag(flags, tmp_path, [{'uid': 'ü', 'content': 'x'}])
   line = (tmp_path / 'tags.jsonl').read_text(encoding='utf-8')
@@ -326,15 +366,15 @@ def test_the_same_command_goes_on(
   whole = (tmp_path / 'tags.jsonl').read_bytes()
   (tmp_path / 'tags.jsonl').unlink()
   with monkeypatch.context() as m:
-    tagged = Bundle.tag_inputs
+    embed = Bundle.embed
     count = iter(range(100))
 
     def until(*args):
       if next(count) == blocks_done:
         raise OSError(28, 'No space left on device')
-      return tagged(*args)
+      return embed(*args)
 
-    m.setattr(Bundle, 'tag_inputs', until)
+    m.setattr(Bundle, 'embed', until)
     assert call('predict', *flags).code == 1
   partials = [*tmp_path.glob('*.partial-*')]
   assert len(partials) == (blocks_done > 0)

@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from run_fixtures import read_jsonl, spawn
+from run_fixtures import on_devices, read_jsonl, spawn
 
 from lmtx_jax import processes
 
@@ -41,11 +41,7 @@ def start(*flags, num=2, devices=4, port=None, ids=None) -> list:
       f'--coordinator_address=127.0.0.1:{port}',
       f'--num_processes={num}',
       f'--process_id={i}',
-      env={
-        **os.environ,
-        'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
-      },
+      env=on_devices(devices),
     )
     for i in (range(num) if ids is None else ids)
   ]

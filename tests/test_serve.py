@@ -89,7 +89,7 @@ def test_a_port_in_use_is_told_before_anything_else(flags):
   ('flag', 'message'),
   [
     ('--bundle=', '--bundle is not set'),
-    ('--bundle=/none/such', '--bundle=/none/such is not a bundle'),
+    ('--bundle=/none/such', '--bundle=/none/such: there is no such folder'),
     ('--host=no.such.host.invalid', '--host=no.such.host.invalid'),
     ('--host=192.0.2.1', '--host=192.0.2.1'),
     ('--api_key_file=/none/key', '--api_key_file=/none/key: no such file'),

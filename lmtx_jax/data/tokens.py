@@ -166,15 +166,37 @@ def tokenize(
   return Tokens(Ragged(values, offsets), title_sizes, special_of(tokenizer))
 
 
+class TextTokenizer:
+  """Tokenises a few records in memory, as `tokenize` does a corpus.
+
+  Whoever does so again and again keeps one: to make it takes longer than to
+  tokenise a document. Threads may share it.
+
+  Attributes:
+    special: what frames an input.
+  """
+
+  def __init__(self, tokenizer, max_tokens: int):
+    """Takes a fast transformers tokenizer, and the longest input there is."""
+    self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    self._backend.no_padding()
+    self._backend.enable_truncation(max_tokens)
+    self._max_tokens = max_tokens
+    self.special = special_of(tokenizer)
+
+  def __call__(self, titles: list[str], contents: list[str]) -> Tokens:
+    """The tokens of records, whose titles and contents go together."""
+    rows, title_sizes = _encode(
+      self._backend, titles, contents, self._max_tokens
+    )
+    return Tokens(Ragged.from_rows(rows), title_sizes, self.special)
+
+
 def tokenize_texts(
   titles: list[str], contents: list[str], tokenizer, max_tokens: int
 ) -> Tokens:
-  """Tokenises a few records in memory, as `tokenize` does a corpus."""
-  backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-  backend.no_padding()
-  backend.enable_truncation(max_tokens)
-  rows, title_sizes = _encode(backend, titles, contents, max_tokens)
-  return Tokens(Ragged.from_rows(rows), title_sizes, special_of(tokenizer))
+  """As a TextTokenizer that is used once."""
+  return TextTokenizer(tokenizer, max_tokens)(titles, contents)
 
 
 def _encode(

@@ -17,7 +17,7 @@ def read_json(file: str) -> Any:
       return json.load(f)
   except FileNotFoundError as e:
     raise UserError(f'{file}: there is no such file') from e
-  except ValueError as e:
+  except (ValueError, RecursionError) as e:
     raise UserError(f'{file}: not JSON: {e}') from e
 
 

@@ -36,6 +36,7 @@ from lmtx_jax.model.word_vectors import WordVectors, WordVectorsConfig
 from lmtx_jax.types import UserError
 
 _VECTORS = 'embedding.weight'  # the tensor of a StaticEmbedding
+_VOCABULARIES = ('tokenizer.json', 'vocab.txt')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,8 @@ def load(
     return _load_static(modules, compute_dtype)
   folder = modules.first
   hf_config = read_json(os.path.join(folder, 'config.json'))
+  if not isinstance(hf_config, dict):
+    raise UserError(f'{os.path.join(folder, "config.json")}: not an object')
   source = os.path.join(folder, WEIGHTS)
   config = hugging_face.transformer_config(
     hf_config, os.path.join(folder, 'config.json')
@@ -123,6 +126,10 @@ def _load_static(modules: Modules, compute_dtype: str) -> Pretrained:
 
 
 def _load_tokenizer(folder: str, vocab_size: int) -> PreTrainedTokenizerFast:
+  # Without either, transformers makes one that knows no word at all.
+  files = [os.path.join(folder, name) for name in _VOCABULARIES]
+  if not any(map(os.path.exists, files)):
+    raise UserError(f'{folder}: there is no {" or ".join(_VOCABULARIES)}')
   tokenizer = load_tokenizer(folder)
   for name in ('cls_token', 'sep_token', 'pad_token'):
     if getattr(tokenizer, name) is None:

@@ -28,7 +28,7 @@ def read_tensors(file: str) -> dict[str, np.ndarray]:
     raise UserError(f'{folder}: there is no {WEIGHTS}{hint}')
   try:
     return safetensors.numpy.load_file(file)
-  except safetensors.SafetensorError as e:
+  except (safetensors.SafetensorError, OSError) as e:
     raise UserError(f'{file}: not a safetensors file: {e}') from e
 
 

@@ -43,8 +43,8 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerFast:
   """
   try:
     tokenizer = AutoTokenizer.from_pretrained(folder)
-  except (OSError, ValueError) as e:
-    reason = str(e).strip().splitlines()[0]
+  except Exception as e:  # the Rust reader raises a bare Exception
+    reason = ' '.join(f'{type(e).__name__}: {e}'.split())
     raise UserError(f'{folder}: the tokenizer does not load: {reason}') from e
   if not tokenizer.is_fast:
     raise UserError(f'{folder}: there is no fast tokenizer (tokenizer.json)')

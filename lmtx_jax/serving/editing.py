@@ -60,8 +60,8 @@ class Editing:
     """Adds labels; returns how many there are then.
 
     Raises:
-      Refused: 409 if a uid is taken, 403 if the bundle cannot be written, 501
-        without an editor.
+      Refused: 409 if a uid is taken, 403 if the bundle may not be written, 503
+        if it is broken or the disk is full, 501 without an editor.
     """
     return await self._change(lambda editor: editor.add(labels))
 
@@ -83,8 +83,12 @@ class Editing:
     try:
       change(self._editor)
       self._look()
-    except UserError as e:
-      raise Refused(_STATUS.get(type(e), 422), str(e)) from e
+    except tuple(_STATUS) as e:
+      raise Refused(_STATUS[type(e)], str(e)) from e
+    except (UserError, OSError) as e:
+      logging.error('labels cannot be changed: %s', e)
+      reason = getattr(e, 'strerror', None) or str(e)
+      raise Refused(503, f'labels cannot be changed now: {reason}') from e
     return len(self._tagger.view)
 
   async def follow(self) -> None:
@@ -95,7 +99,7 @@ class Editing:
       try:
         await loop.run_in_executor(self._thread, self._look)
         self._complaint = ''
-      except UserError as e:
+      except (UserError, OSError) as e:
         if str(e) != self._complaint:
           self._complaint = str(e)
           logging.error('labels stay as they were: %s', e)

@@ -25,6 +25,8 @@ def read_keys(flag: str, path: str) -> list[str]:
       keys = [line.strip() for line in f if line.strip()]
   except FileNotFoundError as e:
     raise UserError(f'--{flag}={path}: no such file') from e
+  except OSError as e:
+    raise UserError(f'--{flag}={path}: {e.strerror}') from e
   except UnicodeDecodeError as e:
     raise UserError(f'--{flag}={path} is not UTF-8 text') from e
   if not keys:

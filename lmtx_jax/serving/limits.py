@@ -23,6 +23,9 @@ _HEADERS = (
 )
 
 
+_READ = 2**26  # bytes of a body that are read though it is too large
+
+
 @dataclasses.dataclass(frozen=True)
 class Limits:
   """What one request may ask for.
@@ -63,7 +66,8 @@ class Gate:
   """Counts requests, limits bodies and adds headers, around the app.
 
   A body is held whole before the app sees any of it, so that one that is too
-  large costs the app nothing.
+  large costs the app nothing. What comes of that one is read and forgotten, for
+  a client looks at the answer only once it has sent all.
   """
 
   def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int):
@@ -88,7 +92,7 @@ class Gate:
     try:
       body = await self._body(scope, receive)
     except Refused as e:
-      # What still comes is not read: the connection cannot be used again.
+      # There may be more to come: the connection cannot be used again.
       headers = {'Connection': 'close'}
       await error_response(e.status, e.message, headers)(scope, receive, noted)
     else:
@@ -101,20 +105,26 @@ class Gate:
   async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
     """The body; None if the client went before it was all there."""
     refused = Refused(413, f'the body is larger than {self._max_bytes} bytes')
-    declared = dict(scope['headers']).get(b'content-length', b'0')
-    if declared.isdigit() and int(declared) > self._max_bytes:
+    headers = dict(scope['headers'])
+    declared = headers.get(b'content-length', b'0')
+    is_large = declared.isdigit() and int(declared) > self._max_bytes
+    if is_large and (int(declared) > _READ or b'expect' in headers):
       raise refused
     parts, size = [], 0
-    while True:
+    while size <= _READ:
       message = await receive()
       if message['type'] == 'http.disconnect':
         return None
       parts.append(message.get('body', b''))
       size += len(parts[-1])
-      if size > self._max_bytes:
-        raise refused
+      is_large = is_large or size > self._max_bytes
+      if is_large:
+        parts.clear()
       if not message.get('more_body'):
-        return b''.join(parts)
+        break
+    if is_large:
+      raise refused
+    return b''.join(parts)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -10,15 +10,13 @@ from typing import Any
 from absl import logging
 import jax
 import numpy as np
-from tokenizers import Tokenizer
 
 from lmtx_jax import devices
 from lmtx_jax.bundle import Bundle
-from lmtx_jax.data import tokens as tokens_lib
-from lmtx_jax.data.tokens import Tokens, TokenView, special_of
+from lmtx_jax.data.tokens import TokenView, special_of
 from lmtx_jax.serving.labels import LabelView
 from lmtx_jax.serving.shapes import Shape, shapes_of
-from lmtx_jax.types import Ragged, Record, Shortlist
+from lmtx_jax.types import Record, Shortlist
 
 _FEW = 10  # labels that most requests are content with
 
@@ -53,12 +51,6 @@ class Tagger:
     self._stopped = threading.Event()
     self._thread = threading.Thread(target=self._compile_rest, name='compile')
     self._special = special_of(bundle.tokenizer)
-    # Kept, for to make one takes longer than to tag a document.
-    self._backend = Tokenizer.from_str(
-      bundle.tokenizer.backend_tokenizer.to_str()
-    )
-    self._backend.no_padding()
-    self._backend.enable_truncation(bundle.max_doc_tokens)
 
   @property
   def about(self) -> dict[str, Any]:
@@ -116,15 +108,7 @@ class Tagger:
 
   def tokens(self, records: Sequence[Record]) -> list[np.ndarray]:
     """`[num_tokens]` ids of each document, without the two special ones."""
-    most, text = self._bundle.max_doc_tokens, self._bundle.text
-    rows, title_sizes = tokens_lib._encode(
-      self._backend,
-      [record.title for record in records],
-      [record.content for record in records],
-      most,
-    )
-    tokens = Tokens(Ragged.from_rows(rows), title_sizes, self._special)
-    view = tokens.view(most, title=text.encode_title)
+    view = self._bundle.inputs(records)
     return [
       view.values[start : start + size]
       for start, size in zip(view.starts, view.sizes, strict=True)

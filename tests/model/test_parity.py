@@ -11,6 +11,7 @@ from lmtx_jax.model import pretrained
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
+pytestmark = pytest.mark.parity
 
 _VOCAB = 5 + 60
 

@@ -62,11 +62,13 @@ def test_save_then_load_gives_the_same_model(made, folder):
   assert again.tokenizer(texts) == made.tokenizer(texts)
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize(
   ('pooling', 'normalize'), [('mean', True), ('cls', False)]
 )
 def test_others_load_what_is_saved(made, tmp_path, pooling, normalize):
-  sentence_transformers = pytest.importorskip('sentence_transformers')
+  import sentence_transformers
+
   encoder = dataclasses.replace(
     made.encoder, pooling=pooling, normalize=normalize
   )
@@ -82,9 +84,11 @@ def test_others_load_what_is_saved(made, tmp_path, pooling, normalize):
   assert pretrained.load(str(tmp_path)).encoder == encoder
 
 
+@pytest.mark.parity
 def test_transformers_loads_what_is_saved(made, folder):
-  torch = pytest.importorskip('torch')
-  transformers = pytest.importorskip('transformers')
+  import torch
+  import transformers
+
   model, report = transformers.AutoModel.from_pretrained(
     folder, output_loading_info=True
   )

@@ -27,9 +27,11 @@ NO_DROPOUT = dataclasses.replace(
 )
 
 
+@pytest.mark.parity
 def test_buckets_are_those_of_transformers():
-  torch = pytest.importorskip('torch')
-  mpnet = pytest.importorskip('transformers.models.mpnet.modeling_mpnet')
+  import torch
+  from transformers.models.mpnet import modeling_mpnet as mpnet
+
   distance = np.arange(-600, 601)
   expected = mpnet.MPNetEncoder.relative_position_bucket(torch.tensor(distance))
   np.testing.assert_array_equal(buckets(distance, 32), expected.numpy())

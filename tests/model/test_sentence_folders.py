@@ -13,6 +13,7 @@ torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 sentence_transformers = pytest.importorskip('sentence_transformers')
 modules = pytest.importorskip('sentence_transformers.models')
+pytestmark = pytest.mark.parity
 
 WORDS = [f'w{i}' for i in range(60)]
 SHAPE = dict(

@@ -198,9 +198,11 @@ def test_a_folder_is_read_back_and_is_the_same_bytes(tmp_path, file):
   assert not [name for name in names if name.endswith(('.bin', '.pkl', '.pt'))]
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize('normalize', [True, False])
 def test_sentence_transformers_embeds_the_same(tmp_path, file, normalize):
-  sentence_transformers = pytest.importorskip('sentence_transformers')
+  import sentence_transformers
+
   model = load_word_vectors(file)
   encoder = dataclasses.replace(model.encoder, normalize=normalize)
   model = dataclasses.replace(model, encoder=encoder)

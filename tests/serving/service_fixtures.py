@@ -66,11 +66,11 @@ class Service:
     key: str = '',
     headers: dict[str, str] | None = None,
   ) -> Answer:
-    """One request on a connection of its own; bytes are sent as they are."""
+    """One request on its own connection; bytes are sent as they are."""
     headers = {'Content-Type': 'application/json', **(headers or {})}
     if key:
       headers['Authorization'] = f'Bearer {key}'
-    if body is not None and not isinstance(body, bytes):
+    if body is not None and not isinstance(body, bytes | Iterator):
       body = json.dumps(body).encode()
     connection = http.client.HTTPConnection(
       '127.0.0.1', self.port, timeout=_PATIENCE_S

@@ -93,7 +93,8 @@ def test_the_tagger_has_a_change_when_it_is_told(tagger, editor, editing):
     (LastLabelError, 409),
     (UnknownLabelError, 404),
     (ReadOnlyError, 403),
-    (UserError, 422),
+    (UserError, 503),
+    (OSError, 503),
   ],
 )
 def test_what_cannot_be_changed_stays(tagger, editor, editing, error, status):

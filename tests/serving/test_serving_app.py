@@ -1,9 +1,13 @@
 """The service by HTTP, with a bundle that was trained."""
 
 import concurrent.futures
+import contextlib
+import gzip
 import json
 import shutil
+import socket
 import threading
+import urllib.parse
 
 import pytest
 from run_fixtures import NUM_LABELS, made_corpus
@@ -11,6 +15,7 @@ from service_fixtures import API_KEY, LABELS_KEY, serving
 
 from lmtx_jax.bundle import Bundle
 from lmtx_jax.label_edits import add_labels
+from lmtx_jax.serving import limits
 from lmtx_jax.types import Record
 
 DOCUMENTS = made_corpus()['tst'][:20]
@@ -159,21 +164,72 @@ def test_a_body_of_another_kind_is_refused(service):
   assert answer.error
 
 
-def test_a_large_body_in_parts_is_refused_before_its_end(service):
-  def parts():
-    for _ in range(1000):
-      yield b'[' * 1000
+def test_a_large_body_in_parts_is_refused(service):
+  parts = (b'[' * 1000 for _ in range(1000))
+  answer = service.ask('POST', '/v1/tag', parts)
+  assert answer.status == 413
+  assert 'larger than 50000 bytes' in answer.error
 
-  import http.client
 
-  connection = http.client.HTTPConnection('127.0.0.1', service.port, timeout=30)
-  try:
-    connection.request(
-      'POST', '/v1/tag', parts(), {'Content-Type': 'application/json'}
+def test_a_large_body_is_answered_though_it_is_all_sent_first(service):
+  body = {'documents': [{'content': 'word ' * 1_000_000}]}
+  for _ in range(5):
+    assert service.ask('POST', '/v1/tag', body).status == 413
+
+
+def test_a_very_large_body_is_refused_before_its_end(service, monkeypatch):
+  monkeypatch.setattr(limits, '_READ', 100_000)
+  for body in (b'[' * 10**7, (b'[' * 10_000 for _ in range(1000))):
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+      assert service.ask('POST', '/v1/tag', body).status == 413
+  assert service.tag(TEXT).status == 200
+
+
+def test_who_asks_before_it_sends_need_not_send(service):
+  with socket.create_connection(('127.0.0.1', service.port)) as client:
+    client.sendall(
+      b'POST /v1/tag HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n'
+      b'Content-Type: application/json\r\nContent-Length: 60000\r\n\r\n'
     )
-  except (BrokenPipeError, ConnectionResetError):
-    return  # it closed the connection while there was more to send
-  assert connection.getresponse().status == 413
+    client.settimeout(30)
+    assert client.recv(100).startswith(b'HTTP/1.1 413')
+
+
+@pytest.mark.parametrize(
+  ('name', 'value', 'message'),
+  [
+    ('Content-Type', 'text/plain', "application/json, not 'text/plain'"),
+    ('Content-Type', '', 'Content-Type must be application/json'),
+    ('Content-Encoding', 'gzip', "Content-Encoding 'gzip' is not read"),
+  ],
+)
+def test_a_body_that_is_no_plain_json_is_told_so(service, name, value, message):
+  body = gzip.compress(b'{}') if value == 'gzip' else {'documents': []}
+  answer = service.ask('POST', '/v1/tag', body, headers={name: value})
+  assert answer.status == 422
+  assert message in answer.error
+
+
+@pytest.mark.parametrize('uid', ['a\nb', 'a/../b', 'a?b#c%', '../x'])
+def test_a_label_of_any_uid_can_be_removed(service, uid):
+  assert service.add(uid, 'a label').status == 201
+  path = f'/v1/labels/{urllib.parse.quote(uid, safe="")}'
+  assert service.ask('DELETE', path, key=LABELS_KEY).status == 200
+  gone = service.ask('DELETE', path, key=LABELS_KEY)
+  assert gone.status == 404
+  assert gone.error.endswith(f'there is no label {uid!r} in the bundle')
+
+
+def test_a_bundle_that_went_away_is_no_fault_of_the_client(bundle, tmp_path):
+  folder = shutil.copytree(bundle, tmp_path / 'bundle')
+  with serving(bundle=str(folder)) as service:
+    folder.rename(tmp_path / 'moved')
+    assert service.tag(TEXT).status == 200
+    answer = service.add('x', 'x')
+    assert answer.status == 503
+    assert 'labels cannot be changed now' in answer.error
+    (tmp_path / 'moved').rename(folder)
+    assert service.add('x', 'x').status == 201
 
 
 @pytest.mark.parametrize(

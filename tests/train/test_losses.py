@@ -79,7 +79,8 @@ def slope(function, x, step=1e-6):
 
 
 def torch_value_and_grad(kind, doc, label, own, masked, k=K):
-  torch = pytest.importorskip('torch')
+  import torch
+
   doc, label = (torch.tensor(x, requires_grad=True) for x in (doc, label))
   own, masked = torch.tensor(own).long(), torch.tensor(masked)
   score = doc @ label.T
@@ -179,6 +180,7 @@ def test_value_and_gradient_by_differences(kind, name):
   check(kind, arguments, numpy_value_and_grad(kind, arguments))
 
 
+@pytest.mark.parity
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('name', CASES)
 def test_value_and_gradient_by_torch(kind, name):
@@ -276,8 +278,10 @@ def test_cluster_contrast_by_differences():
   np.testing.assert_allclose(grads[1], by_passage, **close)
 
 
+@pytest.mark.parity
 def test_cluster_contrast_by_torch():
-  torch = pytest.importorskip('torch')
+  import torch
+
   title, passage, own, masked = cluster_case()
   entropy = torch.nn.functional.cross_entropy
   logit = torch.tensor(title).double() @ torch.tensor(passage).double().T

@@ -1,6 +1,5 @@
 """Gradient caching and checkpoints on other numbers of devices."""
 
-import os
 import pathlib
 import shutil
 import subprocess
@@ -8,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from run_fixtures import on_devices
 import training_run
 
 SCRIPT = pathlib.Path(training_run.__file__)
@@ -16,15 +16,9 @@ ROOT = SCRIPT.parent.parent.parent
 
 def run(count, task, folder):
   """Runs the script on so many devices."""
-  flags = f'--xla_force_host_platform_device_count={count}'
   subprocess.run(
     [sys.executable, str(SCRIPT), str(count), task, str(folder)],
-    env={
-      **os.environ,
-      'JAX_PLATFORMS': 'cpu',
-      'XLA_FLAGS': flags,
-      'PYTHONPATH': str(ROOT),
-    },
+    env=on_devices(count) | {'PYTHONPATH': str(ROOT)},
     check=True,
     timeout=300,
   )

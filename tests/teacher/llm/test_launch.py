@@ -250,13 +250,18 @@ class TestDriver:
     """Starts a driver and waits for its server; gives back the driver."""
     drivers = []
 
+    def listen():
+      # A shell's background jobs, and so their children, ignore SIGINT; what
+      # nohup starts ignores SIGHUP.
+      for sign in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(sign, signal.SIG_DFL)
+
     def start(mode='sleep'):
-      # A shell's background jobs, and so their children, ignore SIGINT.
       driver = subprocess.Popen(
         [sys.executable, '-c', DRIVER, 'm', LAUNCHER, str(log), mode],
         stdout=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=listen,
         cwd=ROOT,
       )
       drivers.append(driver)
