@@ -47,6 +47,7 @@ setup(
     # All peers of tests/benchmarks; hnswlib is compiled, and needs a C++
     # compiler.
     'benchmarks': [
+      'bm25s>=0.2,<0.4',
       'faiss-cpu>=1.8,<2',
       'hnswlib>=0.8,<0.9',
       'onnx>=1.16,<2',

@@ -13,6 +13,7 @@ _MODULES = {
   'scann': 'scann',
   'hnswlib': 'hnswlib',
   'faiss': 'faiss',
+  'bm25s': 'bm25s',
   'onnxruntime': 'onnxruntime',
   'sentence_transformers': 'sentence_transformers',
   'torch': 'torch',
