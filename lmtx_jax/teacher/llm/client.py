@@ -144,7 +144,7 @@ class LlmClient:
       dispatcher = Dispatcher(
         [Server(u, session, config.teacher_timeout_s) for u in connection.urls],
         connection.model,
-        functools.partial(look, api=config.teacher_api),
+        functools.partial(look, config=config),
         api,
         prompt,
         blocks,

@@ -66,14 +66,14 @@ def new_session(config: LlmConfig) -> aiohttp.ClientSession:
   )
 
 
-async def look(server: Server, api: str) -> dict[str, Any]:
+async def look(server: Server, config: LlmConfig) -> dict[str, Any]:
   """Which model a server has.
 
   Raises:
-    UserError: it speaks something else.
+    UserError: it speaks something else, or cannot do what is asked of it.
     Lost, Failed, Refused, Malformed: see `Server.post`.
   """
-  if api == 'openai':
+  if config.teacher_api == 'openai':
     models = await server.look('/v1/models')
     try:
       return {'model': str(models['data'][0]['id'])}
@@ -96,9 +96,17 @@ async def look(server: Server, api: str) -> dict[str, Any]:
       ' cannot answer'
     )
   details = await server.look('/server_info')
+  details = details if isinstance(details, dict) else {}
+  if config.question == 'list' and details.get('grammar_backend') == 'none':
+    # Sglang 0.5.20 would not refuse such a question but die of it.
+    raise UserError(
+      f'{server.url} was started with --grammar-backend none, and'
+      ' --question=list binds the form of answers; start it without that flag,'
+      ' or ask with --question=pair'
+    )
   known = {
     'model': str(info['model_path']).rstrip('/'),
-    'revision': isinstance(details, dict) and details.get('revision'),
+    'revision': details.get('revision'),
     'weights': info.get('weight_version', 'default'),
     'tokenizer': info.get('tokenizer_path'),
   }
@@ -187,9 +195,7 @@ async def _first_look(
 ) -> dict[str, Any] | str:
   """The model, or why there is none."""
   try:
-    return await _when_ready(
-      server, config, lambda: look(server, config.teacher_api)
-    )
+    return await _when_ready(server, config, lambda: look(server, config))
   except (Lost, Failed, Refused, Malformed) as e:
     return str(e)
 

@@ -22,6 +22,7 @@ def server_info(server):
     'context_length': None,
     'max_queued_requests': server.max_queued,
     'schedule_policy': 'lpm',
+    'grammar_backend': server.grammar_backend,
     'status': 'ready',
     'max_total_num_tokens': 65536,
     'max_req_input_len': server.context_length - 6,

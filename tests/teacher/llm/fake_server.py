@@ -34,6 +34,7 @@ class FakeSglangServer(ServerThread):
     self.hang = False  # what comes now is never answered, but for /health
     self.sglang_jax = False  # no /model_info
     self.is_generation = True
+    self.grammar_backend = 'xgrammar'
     self.starting = 0  # so many looks at its model get a 503
     self.missing = ()  # paths that it does not have
     self.odd = {}  # path, or '*' for all -> text that stands there instead

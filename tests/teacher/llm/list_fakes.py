@@ -1,5 +1,6 @@
 """Lists of labels, as a fake server is asked about them and answers."""
 
+import collections
 import re
 
 from asking_fakes import DOCS, LABELS, make_pairs, make_teacher, plain_prompt
@@ -85,3 +86,25 @@ def assert_verdicts(verdicts, p_yes, atol=1e-6):
   np.testing.assert_array_equal(
     verdicts.answer[clear], np.where(p_yes > 0.5, YES, NO)[clear]
   )
+
+
+def asked(server):
+  """How often each list, and each pair alone, was asked."""
+  in_lists, alone = collections.Counter(), collections.Counter()
+  for prompt, times in server.answered.items():
+    if prompt.startswith('Is it?'):
+      continue  # the client's own, to try a tokenizer
+    (in_lists if labels_of(prompt) else alone)[prompt] += times
+  return in_lists, alone
+
+
+def spoil_third(change):
+  """Spoils the answer about the first list of every second document."""
+
+  def spoil(asked, lines, p_yes):
+    doc, labels = asked
+    if DOCS.index(doc) % 2 or labels[0] != LABELS[0]:
+      return lines, p_yes
+    return change(list(lines), list(p_yes))
+
+  return spoil

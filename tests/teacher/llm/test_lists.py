@@ -3,13 +3,10 @@
 import collections
 import json
 import re
-import sqlite3
 
 from asking_fakes import (
   DOCS,
   LABELS,
-  FakeMeddler,
-  after,
   judge,
   make_pairs,
   plain_prompt,
@@ -18,10 +15,10 @@ from asking_fakes import (
 from fake_model import right_p_yes
 from fake_server import FakeSglangServer
 from fake_tokenizer import write_tokenizer
-from fault_proxy import KINDS
 from list_fakes import (
   PAIRS,
   SIZE,
+  asked,
   assert_verdicts,
   expected,
   labels_of,
@@ -29,6 +26,7 @@ from list_fakes import (
   list_prompt,
   list_teacher,
   right,
+  spoil_third,
 )
 import numpy as np
 import pytest
@@ -36,8 +34,7 @@ import pytest
 from lmtx_jax.llm_config import LlmConfig
 from lmtx_jax.teacher import prompts
 from lmtx_jax.teacher.llm import lists
-from lmtx_jax.teacher.verdict_store import VerdictStore
-from lmtx_jax.types import INVALID, UserError
+from lmtx_jax.types import UserError
 
 pytestmark = pytest.mark.usefixtures('short_pauses', 'no_leftovers')
 
@@ -46,16 +43,6 @@ pytestmark = pytest.mark.usefixtures('short_pauses', 'no_leftovers')
 def answers(servers):
   for server in servers:
     server.answer = right
-
-
-def asked(server):
-  """How often each list, and each pair alone, was asked."""
-  in_lists, alone = collections.Counter(), collections.Counter()
-  for prompt, times in server.answered.items():
-    if prompt.startswith('Is it?'):
-      continue  # the client's own, to try a tokenizer
-    (in_lists if labels_of(prompt) else alone)[prompt] += times
-  return in_lists, alone
 
 
 @pytest.mark.parametrize('batch_size', [1, 3, 32])
@@ -85,18 +72,6 @@ def test_the_second_time_nothing_is_asked(server, store):
   assert server.received == collections.Counter(
     list_prompt(doc, ('new', 'newer')) for doc in DOCS
   )
-
-
-def spoil_third(change):
-  """Spoils the answer about the first list of every second document."""
-
-  def spoil(asked, lines, p_yes):
-    doc, labels = asked
-    if DOCS.index(doc) % 2 or labels[0] != LABELS[0]:
-      return lines, p_yes
-    return change(list(lines), list(p_yes))
-
-  return spoil
 
 
 SPOILERS = {
@@ -242,112 +217,12 @@ def test_a_label_stays_on_its_line(server, store):
   assert '\n1. a 2. b\n2. c d\n3. {doc} {labels}\n4. e\n' in prompt
 
 
-def killed_after(num, teacher):
-  def die():
-    raise KeyboardInterrupt
-
-  return FakeMeddler(teacher, after(num, die))
-
-
-@pytest.mark.parametrize('num', [1, 9, 20, 33])
-def test_a_run_that_was_killed_goes_on_with_the_same_lists(
-  server, tmp_path, num
-):
-  change, _ = SPOILERS['out of order']
-  server.answer = lambda prompt: right(prompt, spoil_third(change))
-  found = {}
-  for name in ('undisturbed', 'killed'):
-    path = str(tmp_path / f'{name}.sqlite')
-    server.answered.clear()
-    store = VerdictStore(path)
-    flags = {'teacher_batch_size': 2, 'teacher_in_flight': 2}
-    if name == 'killed':
-      with pytest.raises(KeyboardInterrupt):
-        judge(store, killed_after(num, list_teacher(server, **flags)), PAIRS)
-      assert 0 < store.known(list_teacher(server), PAIRS).sum() < 63
-    verdicts, tally = judge(store, list_teacher(server, **flags), PAIRS)
-    store.close()
-    found[name] = verdicts.p_yes, set(server.answered)
-    assert tally.asked == 63
-  np.testing.assert_array_equal(found['killed'][0], found['undisturbed'][0])
-  assert found['killed'][1] == found['undisturbed'][1]
-  with sqlite3.connect(path) as db:
-    assert db.execute('SELECT MAX(num_asked) FROM verdicts').fetchone() == (1,)
-
-
-@pytest.mark.parametrize('kind', KINDS)
-def test_each_kind_of_fault(store, proxy, kind):
-  teacher = list_teacher(
-    proxy, teacher_timeout_s=0.5, teacher_batch_size=4, teacher_in_flight=16
-  )
-  teacher.prepare()
-  proxy.script.append(kind)
-  proxy.set_faults({kind: 0.3})
-  verdicts, tally = judge(store, teacher, PAIRS)
-  assert_verdicts(verdicts, expected())
-  assert proxy.done[kind] > 0
-  assert tally.asked == 63 and tally.usage['given_up'] == 0
-
-
-def test_two_servers_of_which_one_dies(servers, store):
-  one, two = servers
-  teacher = list_teacher(one, two, teacher_batch_size=1, teacher_in_flight=2)
-  verdicts, tally = judge(
-    store, FakeMeddler(teacher, after(8, one.stop)), PAIRS
-  )
-  assert_verdicts(verdicts, expected())
-  assert tally.usage['given_up'] == 0
-
-
-def test_too_long_lists_are_asked_alone(folder, store):
-  labels = [f'tag {i}' for i in range(4)] + [
-    f'tag {i} ' + 'the ' * 40 for i in range(4, 8)
-  ]
-  pairs = make_pairs(DOCS, labels)
-  with FakeSglangServer(folder, context_length=200, answer=right) as server:
-    _, tally = judge(store, list_teacher(server), pairs)
-    in_lists, alone = asked(server)
-    assert set(in_lists) == {list_prompt(doc, labels[:4]) for doc in DOCS}
-    assert set(alone) == {plain_prompt(d, x) for d in DOCS for x in labels[4:]}
-    assert tally.usage['asked_again'] == 28 and tally.invalid == 0
-
-
-def test_all_lists_are_too_long(folder, store):
-  labels = ['the ' * 40 + str(i) for i in range(4)]
-  pairs = make_pairs([f'{i}' for i in range(40)], labels)
-  with (
-    FakeSglangServer(folder, context_length=150, answer=right) as server,
-    pytest.raises(UserError, match='--list_size'),
-  ):
-    judge(store, list_teacher(server), pairs)
-
-
-def test_a_list_that_breaks_the_server(server, store):
-  poison = list_prompt(DOCS[2], LABELS[4:8])
-
-  def answer(prompt):
-    assert prompt != poison
-    return right(prompt)
-
-  server.answer = answer
-  verdicts, _ = judge(store, list_teacher(server), PAIRS)
-  assert_verdicts(
-    verdicts, expected(lambda d, x: d == DOCS[2] and x in LABELS[4:8])
-  )
-
-
-def test_a_pair_without_any_answer_costs_its_list_nothing_else(server, store):
-  poison = plain_prompt(DOCS[0], LABELS[2])
-  change, _ = SPOILERS['missing']
-
-  def answer(prompt):
-    assert prompt != poison
-    return right(prompt, spoil_third(change))
-
-  server.answer = answer
-  verdicts, tally = judge(store, list_teacher(server), PAIRS)
-  assert tally.invalid == 1 and verdicts.answer[2] == INVALID
-  assert store.known(list_teacher(server), PAIRS).sum() == 62
+def test_a_server_that_binds_no_answers(server):
+  server.grammar_backend = 'none'
+  with pytest.raises(UserError, match='--grammar-backend') as info:
+    list_teacher(server).prepare()
+  assert '\n' not in str(info.value)
+  list_teacher(server, question='pair').prepare()
 
 
 def test_an_llm_that_makes_no_lists_is_told_of(server, caplog):
