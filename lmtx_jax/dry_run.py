@@ -34,20 +34,25 @@ def dry_run(stages: Stages) -> str:
   probe = _probe(stages, pairs.take(np.flatnonzero(~known)))
   known = stages.store.known(stages.teacher, pairs)
   to_ask = len(Questions(pairs.take(np.flatnonzero(~known))))
-  per_cycle = len(pairs) + len(inputs.dev.corpus)
-  at_most = config.run.num_cycles * per_cycle - int(known.sum())
+  cycles, budget = config.run.num_cycles, config.plan.teacher_budget
+  first, num_dev = len(pairs), len(inputs.dev.corpus)
+  total = cycles * (first + num_dev)
+  if budget:  # the planner's pairs are others, so none of them is known yet
+    first, total = budget // cycles - num_dev, budget
+    to_ask = first
+  at_most = total - (0 if budget else int(known.sum()))
   price = config.llm.teacher_usd_per_mtok
   rows = [
     ('', 'pairs', 'stored', 'to ask', 'tokens', 'time', 'US dollars'),
     (
       'first cycle',
-      f'{len(pairs):,}',
+      f'{first:,}',
       f'{known.sum():,}',
       *_cost(to_ask, probe, price),
     ),
     (
-      f'{config.run.num_cycles} cycles and dev scores, at most',
-      f'{config.run.num_cycles * per_cycle:,}',
+      f'{cycles} cycles and dev scores, at most',
+      f'{total:,}',
       '',
       *_cost(max(0, at_most), probe, price),
     ),

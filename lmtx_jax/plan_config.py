@@ -35,10 +35,3 @@ class PlanConfig:
     'Nearest documents whose accepted labels the planner looks at; 0: none.',
     low=0,
   )
-  min_trust: float = flag(
-    0.0,
-    'Accepted labels that the planner holds for true with less than this '
-    'probability are not trained on.',
-    low=0.0,
-    high=1.0,
-  )

@@ -62,13 +62,9 @@ def teach(stages: Stages, cycle: int, snapshot: Snapshot) -> PseudoLabels:
     with run.timed(cycle, 'teach'):
       found, tally = _ask(stages, cycle, evidence, before)
       judged = before + found
-      keep = judged.answers == YES
-      if stages.config.plan.min_trust:
-        trust = planner.trust(evidence, judged)
-        keep &= trust >= stages.config.plan.min_trust
     if processes.is_lead():
       write_arrays(run.cycle_file(cycle, 'judged.npz'), found._asdict())
-    accepted = judged.rows(keep, num_docs)
+    accepted = judged.rows(judged.answers == YES, num_docs)
     rejected = judged.rows(judged.answers == NO, num_docs)
     stages.report_teaching(cycle, PseudoLabels(accepted, rejected), tally)
     return {

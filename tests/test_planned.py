@@ -123,7 +123,6 @@ def test_no_true_label_is_read(planned, tiny, tmp_path, monkeypatch):
     (['--teacher_budget=20'], ['--teacher_budget=20', '32', '--num_dev_docs']),
     (['--teacher_budget=100000'], ['--teacher_budget=100000', 'more than all']),
     (['--teacher_budget=-1'], ['--teacher_budget=-1']),
-    (['--min_trust=1.5'], ['--min_trust=1.5']),
     (['--shortlist=fuzzy'], ['--shortlist']),
     (['--method=rts'], ['--teacher_budget', '--method=lmtx']),
   ],
@@ -155,3 +154,14 @@ def test_shortlists_without_a_budget(tiny, tmp_path, trained, kind):
 def test_metrics_tell_the_rounds(planned):
   rows = read_jsonl(planned / 'metrics.jsonl')
   assert any('teach/asked' in row for row in rows)
+
+
+def test_dry_run_tells_the_budget(tiny, tmp_path):
+  flags = (*tiny, *PLANNED, f'--run_dir={tmp_path}/run', '--dry_run')
+  out = succeed('main', *flags).out
+  first, total = (
+    next(line for line in out.splitlines() if line.startswith(name)).split()
+    for name in ('first cycle', '2 cycles')
+  )
+  assert first[2] == first[4] == str(160 // CYCLES)
+  assert total[-4] == str(BUDGET) or str(BUDGET) in total

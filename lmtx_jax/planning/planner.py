@@ -66,26 +66,6 @@ def ask(
   return found
 
 
-def trust(evidence: Evidence, judged: Judged) -> np.ndarray:
-  """How likely each accepted label is true, given that it was accepted.
-
-  With f the share of yeses among the tenth of the questions that look worst, as
-  if those were all mistakes: p(true | yes) = (p(yes) - f) / p(yes), a bit low.
-
-  Returns:
-    `[num_pairs]` f32 in [0, 1]; of pairs that are not accepted too.
-  """
-  model = fit(evidence, judged, evidence.answers(judged))
-  if model is None:
-    return np.ones(len(judged.docs), np.float32)
-  p_yes = _predict(
-    model, evidence, judged.docs, judged.labels, evidence.answers(judged)
-  )
-  worst = p_yes <= np.quantile(p_yes, 0.1)
-  false_yes = float((judged.answers[worst] == YES).mean())
-  return np.clip(1 - false_yes / np.maximum(p_yes, 1e-6), 0, 1)
-
-
 def fit(
   evidence: Evidence, judged: Judged, answers: Answers
 ) -> Pipeline | None:

@@ -145,8 +145,6 @@ def test_answers_that_are_all_alike(answer):
 
   found = planner.ask(evidence, judge, Judged.none(), 100, 4)
   assert len(found.docs) == 100
-  trust = planner.trust(evidence, found)
-  assert trust.shape == (100,) and (trust == 1).all()
 
 
 def test_documents_with_a_yes_come_later(monkeypatch):
@@ -159,19 +157,6 @@ def test_documents_with_a_yes_come_later(monkeypatch):
     of_doc = np.bincount(found.docs[found.answers == YES], minlength=NUM_DOCS)
     spread.append(of_doc.std())
   assert spread[0] < 0.8 * spread[1]
-
-
-def test_trust_tells_mistakes_from_truth():
-  evidence, truth = made()
-  rng = np.random.default_rng(1)
-  answers = np.where(
-    truth, rng.random(truth.shape) < 0.8, rng.random(truth.shape) < 0.2
-  )
-  found, _ = ask(evidence, answers, 600, 6)
-  trust = planner.trust(evidence, found)[found.answers == YES]
-  right = truth[found.docs, found.labels][found.answers == YES]
-  assert trust[right].mean() > trust[~right].mean() + 0.15
-  assert (trust >= 0).all() and (trust <= 1).all()
 
 
 def test_no_candidates():
