@@ -12,14 +12,18 @@ import os
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from lmtx_jax import __version__
 from lmtx_jax.bundle_labels import (
   ABOUT,
   EMBEDDINGS,
   FORMAT,
+  FUSED_FORMAT,
   LABELS,
+  LEXICAL,
   SCANN,
+  WEIGHT,
   LabelState,
   open_labels,
   read_about,
@@ -27,18 +31,18 @@ from lmtx_jax.bundle_labels import (
 )
 from lmtx_jax.config import TextConfig
 from lmtx_jax.data.batches import bucket_widths
-from lmtx_jax.data.corpus import Corpus
+from lmtx_jax.data.corpus import Corpus, document_text
 from lmtx_jax.data.tokens import TextTokenizer, TokenView
 from lmtx_jax.embeddings import copy_embeddings
 from lmtx_jax.encode import Encoder
 from lmtx_jax.files import staged, write_json
+from lmtx_jax.fused_search import FusedSearch
 from lmtx_jax.label_file import LabelFile, write_labels
 from lmtx_jax.mips import MipsIndex, ScannIndex
 from lmtx_jax.model import pretrained as pretrained_lib
 from lmtx_jax.model.pretrained import Pretrained
 from lmtx_jax.model_card import write_card
-from lmtx_jax.shortlist import tag_documents
-from lmtx_jax.types import Ragged, Record, Shortlist, UserError
+from lmtx_jax.types import Record, Shortlist, UserError
 
 
 def export(
@@ -54,6 +58,7 @@ def export(
   max_label_tokens: int,
   doc_widths: np.ndarray,
   about: dict[str, Any],
+  fused: FusedSearch | None = None,
 ) -> None:
   """Writes a bundle; it appears whole, or not at all.
 
@@ -70,6 +75,7 @@ def export(
     max_label_tokens: longest label that is embedded.
     doc_widths: lengths to pad documents to, ascending.
     about: dataset, scores and flags, for people.
+    fused: of the labels' words, where they are to count too.
   """
   with staged(folder) as temporary:
     pretrained_lib.save(
@@ -83,7 +89,7 @@ def export(
     else:
       kind = write_label_index(temporary, label_embeddings, index)
     facts = {
-      'format': FORMAT,
+      'format': FUSED_FORMAT if fused else FORMAT,
       'version': __version__,
       'num_labels': len(labels),
       'label_folder': '',
@@ -97,6 +103,9 @@ def export(
       'compute_dtype': pretrained.encoder.dtype,
       **about,
     }
+    if fused:
+      fused.lexical.save(os.path.join(temporary, LEXICAL))
+      facts[WEIGHT] = fused.weight
     write_card(temporary, facts)
     write_json(os.path.join(temporary, ABOUT), facts)
 
@@ -192,6 +201,15 @@ class Bundle:
     )
     return tokens.view(self.max_doc_tokens, title=self.text.encode_title)
 
+  def words(
+    self, records: Sequence[Record], state: LabelState
+  ) -> sp.csr_matrix | None:
+    """What `state.search` needs of the words of documents; None: nothing."""
+    if state.fused is None:
+      return None
+    title = self.text.encode_title
+    return state.fused.words([document_text(doc, title) for doc in records])
+
   def embed(self, inputs: TokenView) -> np.ndarray:
     """Embeds what `inputs` made: `[num_documents, dim]` float32."""
     return self.encoder.encode(inputs, self.doc_widths)
@@ -208,23 +226,20 @@ class Bundle:
 
   def tag(self, records: Sequence[Record], top_k: int) -> Shortlist:
     """The labels of a few documents, best first."""
-    return self.tag_inputs(self.inputs(records), top_k, self.state)
+    return self._tag(records, top_k, self.state)
 
-  def tag_inputs(
-    self, inputs: TokenView, top_k: int, state: LabelState
+  def _tag(
+    self, records: Sequence[Record], top_k: int, state: LabelState
   ) -> Shortlist:
-    """As `tag`, of what `inputs` made, among the labels of `state`."""
-    nothing = Ragged.from_rows([[] for _ in range(len(inputs))])
-    return tag_documents(
-      self.encoder, state.index, inputs, self.doc_widths, nothing, top_k
-    )
+    words = self.words(records, state)
+    return state.search(self.embed(self.inputs(records)), words, top_k)
 
   def predictions(
     self, records: Sequence[Record], top_k: int, min_score: float = -np.inf
   ) -> list[dict[str, Any]]:
     """Predictions `{"uid", "labels": [{"uid", "title", "score"}]}`."""
     state = self.state
-    tags = self.tag_inputs(self.inputs(records), top_k, state)
+    tags = self._tag(records, top_k, state)
     return [
       {'uid': record.uid, 'labels': labels}
       for record, labels in zip(

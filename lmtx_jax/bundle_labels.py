@@ -10,24 +10,32 @@ all of one. The one before stays for those who have it open.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from lmtx_jax import __version__
 from lmtx_jax.data.reading import shown
 from lmtx_jax.embeddings import open_embeddings
 from lmtx_jax.files import read_json
+from lmtx_jax.fused_search import FusedSearch
 from lmtx_jax.label_file import LabelFile
+from lmtx_jax.lexical_index import LexicalIndex
 from lmtx_jax.mips import ExactIndex, MipsIndex, ScannIndex
 from lmtx_jax.scann_index import BRUTE_FORCE_BELOW, is_installed, write_index
-from lmtx_jax.types import Shortlist, UserError
+from lmtx_jax.types import Ragged, Shortlist, UserError
 
-FORMAT = 3  # raised when a bundle changes so that old programs misread it
+# Raised when a bundle changes so that old programs misread it: those of 3 would
+# rank by embeddings alone, and leave the words of changed labels as they were.
+FORMAT, FUSED_FORMAT = 3, 4
 ABOUT = 'lmtx.json'
 LABELS, EMBEDDINGS, SCANN = 'labels.jsonl', 'label_embeddings.npy', 'scann'
+LEXICAL, WEIGHT = 'lexical', 'lexical_weight'  # a folder; in ABOUT
+MAX_WEIGHT = 10
 GENERATION = re.compile(r'labels_(\d{6,})')
 
 
@@ -40,15 +48,36 @@ class LabelState:
     labels: uids and titles.
     embeddings: `[num_labels, dim]` f32 or bf16, memory-mapped.
     index: of the embeddings.
+    fused: of the words, where labels are ranked by them too.
   """
 
   about: dict[str, Any]
   labels: LabelFile
   embeddings: np.ndarray
   index: MipsIndex
+  fused: FusedSearch | None = None
 
   def __len__(self) -> int:
     return len(self.labels)
+
+  def search(
+    self, embeddings: np.ndarray, words: sp.csr_matrix | None, k: int
+  ) -> Shortlist:
+    """The k best labels of documents.
+
+    Args:
+      embeddings: `[n, dim]` float32.
+      words: `[n, num_words]` f32, of `fused` of this state; None: they are
+        ranked by embeddings alone.
+      k: labels a document.
+    """
+    if words is None:
+      return Shortlist(*self.index.search(embeddings, k))
+    num_docs = len(embeddings)
+    nothing = Ragged(np.zeros(0, np.int32), np.zeros(num_docs + 1, np.int64))
+    return self.fused.search(
+      self.index, self.embeddings, embeddings, words, nothing, k
+    )
 
   def describe(
     self, tags: Shortlist, min_score: float = -np.inf
@@ -94,6 +123,14 @@ def _are_widths(value: Any) -> bool:
   )
 
 
+def _is_weight(value: Any) -> bool:
+  return (
+    type(value) in (int, float)
+    and math.isfinite(value)
+    and 0 < value <= MAX_WEIGHT
+  )
+
+
 # What each entry of `lmtx.json` that a program reads must be.
 _NEEDED = {
   'num_labels': _is_count,
@@ -124,7 +161,7 @@ def read_about(folder: str) -> dict[str, Any]:
     )
   try:
     about = read_json(path)
-    if about['format'] > FORMAT:
+    if about['format'] > FUSED_FORMAT:
       raise UserError(
         f'{folder} was made by lmtx_jax {about["version"]}, newer than this'
         f' {__version__}, in format {about["format"]}, which is not known here;'
@@ -132,7 +169,8 @@ def read_about(folder: str) -> dict[str, Any]:
       )
   except (ValueError, KeyError, TypeError, OSError, RecursionError) as e:
     raise UserError(f'{path} is not what a bundle has there: {e}') from e
-  for key, is_right in _NEEDED.items():
+  needed = _NEEDED | ({WEIGHT: _is_weight} if WEIGHT in about else {})
+  for key, is_right in needed.items():
     if key not in about:
       raise UserError(f'{path} lacks {key!r}')
     if not is_right(about[key]):
@@ -186,7 +224,22 @@ def _open(
     index = ExactIndex(embeddings)
   else:
     index = ScannIndex.load(path, num_labels, index_memory)
-  return LabelState(about, labels, embeddings, index)
+  fused = None
+  if WEIGHT in about:
+    path = os.path.join(folder, LEXICAL)
+    fused = FusedSearch(_open_words(path, num_labels), about[WEIGHT])
+  return LabelState(about, labels, embeddings, index, fused)
+
+
+def _open_words(path: str, num_labels: int) -> LexicalIndex:
+  if not os.path.isdir(path):
+    raise UserError(f'{path}: there is no such folder; the bundle is not whole')
+  lexical = LexicalIndex.load(path)
+  if len(lexical) != num_labels:
+    raise UserError(
+      f'{path} has the words of {len(lexical)} labels, not of {num_labels}'
+    )
+  return lexical
 
 
 def _has_index(path: str, about: dict[str, Any]) -> bool:

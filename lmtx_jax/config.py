@@ -7,6 +7,7 @@ library is handed configs and never reads flags.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 
 from lmtx_jax.baseline_config import IcxmlConfig, MethodConfig
@@ -140,6 +141,14 @@ class ShortlistConfig:
     'Labels closest by the encoder, by the words they share with the document '
     '(TF-IDF), or by the ranks in both.',
     choices=('dense', 'lexical', 'hybrid'),
+  )
+  lexical_weight: float = flag(
+    0.0,
+    'Weight of the words that document and label share (their TF-IDF cosine) '
+    'beside the embeddings, in dev and test scores and in the bundle; 0: the '
+    'embeddings alone.',
+    low=0.0,
+    high=10.0,
   )
   shortlist_size: int = flag(
     10, 'Labels a document that the teacher is asked about.', low=1
@@ -392,6 +401,8 @@ class Config:
       raise UserError('--batching=clusters goes with --method=lmtx alone')
     if self.run.method != 'lmtx' and self.plan.teacher_budget:
       raise UserError('--teacher_budget goes with --method=lmtx alone')
+    if math.isnan(self.shortlist.lexical_weight):
+      raise UserError('--lexical_weight=nan is no number')
     if self.run.method != 'simcse' and self.method.training_head:
       raise UserError('--training_head goes with --method=simcse alone')
     if self.run.method == 'icxml' and self.teacher.teacher != 'sglang':

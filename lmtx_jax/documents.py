@@ -10,7 +10,7 @@ import math
 import os
 import queue
 import threading
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, Generic, TypeVar
 import zlib
 
 from lmtx_jax.data.reading import (
@@ -20,7 +20,6 @@ from lmtx_jax.data.reading import (
   shown,
   well_formed,
 )
-from lmtx_jax.data.tokens import TokenView
 from lmtx_jax.types import Record, UserError
 
 STANDARD = '-'  # instead of a path: standard input or output
@@ -29,21 +28,21 @@ _POLL_S = 0.2  # how soon a thread that waits sees that nobody reads any more
 
 
 @dataclasses.dataclass(frozen=True)
-class Block:
+class Block(Generic[_T]):
   """Some input lines that follow each other.
 
   Attributes:
     first: number of the first line, from 1.
     uids: of the document in each line, None where there is none.
     errors: why there is none, in their order.
-    inputs: the documents, tokenised, without the lines that are none.
+    inputs: what was made of the documents, without the lines that are none.
     read: share of the input's bytes that were read, NaN of a pipe.
   """
 
   first: int
   uids: list[str | None]
   errors: list[str]
-  inputs: TokenView
+  inputs: _T
   read: float
 
 
@@ -78,13 +77,13 @@ def decoded_lines(path: str) -> Iterator[tuple[str, str]]:
 
 def read_blocks(
   path: str,
-  tokenize: Callable[[list[Record]], TokenView],
+  prepare: Callable[[list[Record]], _T],
   *,
   answered: int = 0,
   skip_errors: bool = False,
   max_documents: int = 4096,
   max_characters: int = 2**25,
-) -> Iterator[Block]:
+) -> Iterator[Block[_T]]:
   """Streams documents in blocks of bounded memory.
 
   Which lines are a block does not depend on how many are answered, so that what
@@ -92,7 +91,8 @@ def read_blocks(
 
   Args:
     path: JSON lines, plain or .gz, or STANDARD.
-    tokenize: what makes inputs of the encoder of documents.
+    prepare: what makes of documents all that is needed of them, for their
+      texts are not kept.
     answered: lines at the beginning whose blocks are left out, but for the
       block that holds the first line after them.
     skip_errors: a line that is no document is noted, and does not end it.
@@ -111,23 +111,23 @@ def read_blocks(
     if len(lines) == max_documents or size >= max_characters:
       if number > answered:
         first = number - len(lines) + 1
-        yield from _parsed(path, first, lines, tokenize, skip_errors, read)
+        yield from _parsed(path, first, lines, prepare, skip_errors, read)
       lines, size = [], 0
   if number < answered:
     raise UserError(f'{path} has {number} lines, but {answered} were answered')
   if lines and number > answered:
     first = number - len(lines) + 1
-    yield from _parsed(path, first, lines, tokenize, skip_errors, 1.0)
+    yield from _parsed(path, first, lines, prepare, skip_errors, 1.0)
 
 
 def _parsed(
   path: str,
   first: int,
   lines: list[bytes],
-  tokenize: Callable[[list[Record]], TokenView],
+  prepare: Callable[[list[Record]], _T],
   skip_errors: bool,
   read: float,
-) -> Iterator[Block]:
+) -> Iterator[Block[_T]]:
   """The block of these lines; see `read_blocks`."""
   records, uids, errors = [], [], []
   failure = None
@@ -144,7 +144,7 @@ def _parsed(
       records.append(document)
       uids.append(document.uid)
   if uids:
-    inputs = tokenize(records)
+    inputs = prepare(records)
     # The texts are not held while the block waits for its turn.
     lines.clear()
     records.clear()

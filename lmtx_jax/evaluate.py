@@ -21,7 +21,7 @@ from lmtx_jax.bundle import Bundle
 from lmtx_jax.cli import flag
 from lmtx_jax.config import SourceConfig
 from lmtx_jax.data.builders import load_dataset
-from lmtx_jax.data.corpus import Corpus, Dataset
+from lmtx_jax.data.corpus import Corpus, Dataset, document_texts
 from lmtx_jax.data.tokens import tokenize
 from lmtx_jax.evaluation.metrics import metrics
 from lmtx_jax.files import staged, write_json
@@ -79,17 +79,21 @@ def score(
   """P@k and its like of a bundle on a corpus of its dataset, in percent."""
   tokens = tokenize(corpus, bundle.tokenizer, bundle.max_doc_tokens, cache_dir)
   inputs = tokens.view(bundle.max_doc_tokens, title=bundle.text.encode_title)
-  labels = tag_documents(
-    bundle.encoder,
-    bundle.index,
-    inputs,
-    bundle.doc_widths,
-    corpus.filters,
-    _DEPTH,
-    'tag',
-  ).labels
+  about_documents = (bundle.doc_widths, corpus.filters, _DEPTH, 'tag')
+  state = bundle.state
+  if state.fused is None:
+    tags = tag_documents(bundle.encoder, state.index, inputs, *about_documents)
+  else:
+    tags = state.fused.tag_documents(
+      bundle.encoder,
+      state.index,
+      state.embeddings,
+      inputs,
+      document_texts(corpus, bundle.text),
+      *about_documents,
+    )
   return metrics(
-    labels,
+    tags.labels,
     corpus.targets,
     num_labels=len(dataset.labels),
     train_targets=dataset.train.targets,

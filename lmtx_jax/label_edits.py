@@ -22,8 +22,10 @@ from lmtx_jax.bundle_labels import (
   ABOUT,
   EMBEDDINGS,
   FORMAT,
+  FUSED_FORMAT,
   GENERATION,
   LABELS,
+  LEXICAL,
   SCANN,
   LabelState,
   open_labels,
@@ -86,6 +88,7 @@ def add_labels(
       np.arange(len(state)),
       [Label(label.uid, label.title) for label in labels],
       bundle.embed_labels(labels),
+      [label_text(label, bundle.text.label_text) for label in labels],
     )
 
 
@@ -127,7 +130,7 @@ def remove_labels(
       return
     kept = [i for i, label in enumerate(state.labels) if label.uid in known]
     none = np.zeros((0, state.embeddings.shape[1]), np.float32)
-    _replace(folder, state, np.array(kept), [], none)
+    _replace(folder, state, np.array(kept), [], none, [])
 
 
 def _check_new(
@@ -174,6 +177,7 @@ def _replace(
   kept: np.ndarray,
   added: Sequence[Label],
   embeddings: np.ndarray,
+  texts: Sequence[str],
 ) -> None:
   """Writes the next generation, switches to it, deletes what is outdated.
 
@@ -183,6 +187,7 @@ def _replace(
     kept: `[num_kept]` indices of those that stay, ascending.
     added: the new ones.
     embeddings: `[num_added, dim]` float32, of the new ones.
+    texts: of the new ones.
   """
   number = _number(state.about.get('label_folder', ''))
   _sweep(folder, number)
@@ -203,8 +208,11 @@ def _replace(
     out[len(kept) :] = embeddings
     out.flush()
     kind = write_label_index(temporary, out, state.index)
+    if state.fused:
+      lexical = state.fused.lexical.with_labels(kept, texts)
+      lexical.save(os.path.join(temporary, LEXICAL))
   changed = {
-    'format': FORMAT,
+    'format': FUSED_FORMAT if state.fused else FORMAT,
     'version': __version__,
     'num_labels': num_labels,
     'label_folder': name,
@@ -229,5 +237,5 @@ def _sweep(folder: str, current: int) -> None:
     ):
       remove(os.path.join(folder, name))
   if current > 1:
-    for name in (LABELS, EMBEDDINGS, SCANN):
+    for name in (LABELS, EMBEDDINGS, SCANN, LEXICAL):
       remove(os.path.join(folder, name))

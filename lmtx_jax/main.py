@@ -238,6 +238,7 @@ def export(stages: Stages, best: Snapshot, summary: dict) -> None:
   if stages.run.has(folder):
     return
   label_embeddings, index = best.label_embeddings, best.index
+  fused = stages.fused  # all processes wait for it
   if not processes.is_lead():
     return
   config = stages.config
@@ -264,6 +265,7 @@ def export(stages: Stages, best: Snapshot, summary: dict) -> None:
       # Of what is exported: ICXML's own scores are the LLM's.
       'test': summary['initial' if summary['best_cycle'] is None else 'test'],
     },
+    fused=fused,
   )
 
 

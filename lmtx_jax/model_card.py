@@ -87,6 +87,7 @@ def _facts(about: Mapping[str, Any]) -> list[str]:
     '',
     'A bi-encoder and a label set, trained by lmtx_jax. A document gets the',
     'labels whose embeddings have the largest inner product with its own.',
+    *_words(about),
     '',
     f'- dataset: {dataset}',
     f'- method: {_setting(about, "method") or "unknown"}',
@@ -98,6 +99,17 @@ def _facts(about: Mapping[str, Any]) -> list[str]:
     f'- base model: {base}',
     f'- licence of the base model: {told}',
     f'- made by lmtx_jax {about["version"]}',
+  ]
+
+
+def _words(about: Mapping[str, Any]) -> list[str]:
+  weight = about.get('lexical_weight')
+  if not weight:
+    return []
+  return [
+    f'To that, lmtx_jax adds {weight:g} times the cosine of the words that the',
+    'two share (TF-IDF; in `lexical/`). sentence-transformers gives embeddings',
+    'alone: its ranking is another than the one that has the scores below.',
   ]
 
 

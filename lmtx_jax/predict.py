@@ -10,7 +10,8 @@ standard output; in the order of the input, by --format:
   csv    line,uid,rank,label,title,score,error: a row a label, or one without
   xc     num_docs num_labels, then label:score label:score a line
 
-Scores are cosines (of a model trained by --similarity=dot, dot products). With
+Scores are cosines (of a model trained by --similarity=dot, dot products); with
+--lexical_weight=W in training, W times the cosine of words is added. With
 --on_error=skip a line that is no document is answered too, so that answers and
 lines go together: {"uid": null, "error"}, a row with an error, an empty line.
 The same command goes on where a killed one ended.
@@ -32,6 +33,7 @@ from typing import Any
 
 from absl import flags
 import numpy as np
+import scipy.sparse as sp
 from tqdm import tqdm
 
 from lmtx_jax import cli, devices
@@ -39,6 +41,7 @@ from lmtx_jax.bundle import Bundle
 from lmtx_jax.bundle_labels import ABOUT, LabelState
 from lmtx_jax.cli import flag
 from lmtx_jax.config import default_cache
+from lmtx_jax.data.tokens import TokenView
 from lmtx_jax.documents import (
   STANDARD,
   Block,
@@ -57,7 +60,7 @@ from lmtx_jax.prediction_file import (
   jsonl_text,
   xc_text,
 )
-from lmtx_jax.types import Shortlist, UserError
+from lmtx_jax.types import Record, Shortlist, UserError
 
 _AHEAD = 1  # blocks that wait to be embedded, or to be written
 _FOUND = 2**24  # scores that are held at a time, whatever --top_k is,
@@ -141,9 +144,13 @@ def tag_lines(
   the next, and another looks up and writes the last.
   """
   state, num_lines = bundle.state, out.answered
+
+  def prepare(records: list[Record]) -> tuple[TokenView, sp.csr_matrix | None]:
+    return bundle.inputs(records), bundle.words(records, state)
+
   lines = read_blocks(
     config.input,
-    bundle.inputs,
+    prepare,
     answered=out.answered,
     skip_errors=config.on_error == 'skip',
   )
@@ -154,7 +161,7 @@ def tag_lines(
     tqdm(desc='tag', unit='document', initial=num_lines) as bar,
   ):
     for block in blocks:
-      embeddings = bundle.embed(block.inputs)
+      embeddings = bundle.embed(block.inputs[0])
       pending.append(
         writer.submit(_answer, out, config, block, embeddings, state)
       )
@@ -187,7 +194,7 @@ def _answer(
   """
   depth = min(config.top_k, len(state))
   few = max(1, _TOLD // depth)  # documents
-  tags = _tags(state, embeddings, depth, few)
+  tags = _tags(state, embeddings, block.inputs[1], depth, few)
   if config.format == XC:
     rows = _pairs(block, tags, config.min_score)
   else:
@@ -200,14 +207,21 @@ def _answer(
 
 
 def _tags(
-  state: LabelState, embeddings: np.ndarray, depth: int, few: int
+  state: LabelState,
+  embeddings: np.ndarray,
+  words: sp.csr_matrix | None,
+  depth: int,
+  few: int,
 ) -> Iterator[Shortlist]:
   """The best `depth` labels of documents, `few` documents at a time."""
   many = max(1, _FOUND // depth)
   for start in range(0, len(embeddings), many):
-    labels, scores = state.index.search(embeddings[start : start + many], depth)
-    for row in range(0, len(labels), few):
-      yield Shortlist(labels[row : row + few], scores[row : row + few])
+    rows = slice(start, start + many)
+    some = None if words is None else words[rows]
+    found = state.search(embeddings[rows], some, depth)
+    for row in range(0, len(found.labels), few):
+      part = slice(row, row + few)
+      yield Shortlist(found.labels[part], found.scores[part])
 
 
 def _rows(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 from tqdm import tqdm
 
@@ -93,15 +95,39 @@ def tag_documents(
     k: labels a document.
     desc: name on the progress bar; no bar without one.
   """
-  parts = []
+  return joined(
+    make_shortlist(index, embeddings, filters.take(rows), k)
+    for rows, embeddings in embedded(encoder, documents, widths, desc)
+  )
+
+
+def embedded(
+  encoder: Encoder,
+  documents: TokenView,
+  widths: np.ndarray,
+  desc: str | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Rows of documents and their embeddings; one block at least.
+
+  Args:
+    encoder: of the documents.
+    documents: to embed.
+    widths: bucket widths of the documents.
+    desc: name on the progress bar; no bar without one.
+  """
   starts = range(0, max(1, len(documents)), _BLOCK)
   for number, start in enumerate(starts, 1):
     rows = np.arange(start, min(start + _BLOCK, len(documents)))
     name = f'{desc} {number}/{len(starts)}' if len(starts) > 1 else desc
-    embeddings = encoder.encode(
-      documents.take(rows), widths, desc=name if desc else None
+    yield (
+      rows,
+      encoder.encode(documents.take(rows), widths, desc=name if desc else None),
     )
-    parts.append(make_shortlist(index, embeddings, filters.take(rows), k))
+
+
+def joined(parts: Iterable[Shortlist]) -> Shortlist:
+  """The shortlists of blocks of documents as one."""
+  parts = list(parts)
   return Shortlist(
     np.concatenate([part.labels for part in parts]),
     np.concatenate([part.scores for part in parts]),

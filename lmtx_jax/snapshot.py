@@ -12,6 +12,7 @@ from lmtx_jax import processes
 from lmtx_jax.config import Config
 from lmtx_jax.encode import Encoder
 from lmtx_jax.files import read_json, write_json
+from lmtx_jax.fused_search import FusedSearch
 from lmtx_jax.inputs import Documents, Inputs
 from lmtx_jax.mips import ExactIndex, MipsIndex, ScannIndex, choose_index
 from lmtx_jax.model.bi_encoder import BiEncoder
@@ -114,7 +115,12 @@ class Snapshot:
     processes.wait_for_all()
 
   def tag(
-    self, documents: Documents, k: int, cycle: int, stage: str
+    self,
+    documents: Documents,
+    k: int,
+    cycle: int,
+    stage: str,
+    fused: FusedSearch | None = None,
   ) -> Shortlist:
     """The k best labels of documents.
 
@@ -123,15 +129,19 @@ class Snapshot:
       k: labels a document.
       cycle: whose seconds are counted.
       stage: name of those seconds.
+      fused: of the labels' words, where they count too.
     """
     encoder, index = self.encoder, self.index  # have seconds of their own
+    filters, desc = documents.corpus.filters, f'tag {stage}'
+    about_documents = (self.inputs.doc_widths, filters, k, desc)
     with self.run.timed(cycle, stage):
-      return tag_documents(
+      if fused is None:
+        return tag_documents(encoder, index, documents.inputs, *about_documents)
+      return fused.tag_documents(
         encoder,
         index,
+        self.label_embeddings,
         documents.inputs,
-        self.inputs.doc_widths,
-        documents.corpus.filters,
-        k,
-        f'tag {stage}',
+        documents.texts,
+        *about_documents,
       )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -16,6 +17,7 @@ from lmtx_jax.evaluation.metrics import (
   pseudo_label_quality,
 )
 from lmtx_jax.files import read_arrays, read_json, write_arrays, write_json
+from lmtx_jax.fused_search import FusedSearch
 from lmtx_jax.inputs import Inputs
 from lmtx_jax.metric_writer import MetricWriter
 from lmtx_jax.model.pretrained import Pretrained
@@ -66,6 +68,12 @@ class Stages:
     self._loaded = Snapshot(
       0, pretrained.params, pretrained.encoder, inputs, run, config
     )
+
+  @functools.cached_property
+  def fused(self) -> FusedSearch | None:
+    """Of the labels' words, if they count in scores and in the bundle."""
+    weight = self.config.shortlist.lexical_weight
+    return FusedSearch(self.rankings.lexical_index, weight) if weight else None
 
   def warm_up(self) -> Snapshot:
     """The encoder before cycle 0: as loaded, or after the warm-up."""
@@ -216,7 +224,7 @@ class Stages:
     run, dev = self.run, self.inputs.dev
 
     def make() -> dict[str, Any]:
-      top = snapshot.tag(dev, 1, cycle, 'dev').labels[:, 0]
+      top = snapshot.tag(dev, 1, cycle, 'dev', self.fused).labels[:, 0]
       run.bind('teacher', self.teacher.identity)
       with run.timed(cycle, 'dev'):
         pairs = Pairs(
@@ -250,7 +258,9 @@ class Stages:
     path = run.cycle_file(cycle, 'test_scores.json')
     if run.has(path):
       return read_json(path)
-    found = snapshot.tag(self.inputs.test, _TEST_DEPTH, cycle, 'test')
+    found = snapshot.tag(
+      self.inputs.test, _TEST_DEPTH, cycle, 'test', self.fused
+    )
     return self.score(found.labels, cycle, path, found.scores)
 
   def score(

@@ -9,6 +9,7 @@ import pytest
 from run_fixtures import (
   NUM_LABELS,
   TINY,
+  WEIGHT,
   made_corpus,
   read_jsonl,
   succeed,
@@ -78,3 +79,12 @@ def trained(tmp_path_factory, tiny) -> pathlib.Path:
 def bundle(trained) -> pathlib.Path:
   """The bundle of that run."""
   return trained / 'export'
+
+
+@pytest.fixture(scope='session')
+def fused_run(tmp_path_factory, tiny) -> pathlib.Path:
+  """The run directory of one that ranks by words too."""
+  run = tmp_path_factory.mktemp('runs') / 'fused'
+  flags = ('--teacher=oracle', f'--lexical_weight={WEIGHT}', '--num_cycles=1')
+  succeed('main', *tiny, *flags, f'--run_dir={run}')
+  return run

@@ -13,6 +13,8 @@ import random
 import subprocess
 import sys
 
+import numpy as np
+
 from lmtx_jax import cli
 from lmtx_jax.compare import CompareConfig
 from lmtx_jax.config import TRAINING, SourceConfig
@@ -23,6 +25,7 @@ from lmtx_jax.report import ReportConfig
 from lmtx_jax.serve import ServeConfig
 
 NUM_LABELS = 24
+WEIGHT = 0.75  # of words, in a run that ranks by them too
 TINY = (
   '--encoder=scratch',
   '--scratch_layers=1',
@@ -86,6 +89,16 @@ def call(name: str, *argv: str) -> Result:
     except SystemExit as e:
       code = e.code
   return Result(code, out.getvalue(), err.getvalue())
+
+
+def check_same(found: list[dict], expected: list[dict]) -> None:
+  """Predictions are the same; scores differ in the last digits."""
+  assert [row['uid'] for row in found] == [row['uid'] for row in expected]
+  for a, b in zip(found, expected, strict=True):
+    scores = [[label['score'] for label in row['labels']] for row in (a, b)]
+    np.testing.assert_allclose(*scores, atol=3e-6)
+    first = [row['labels'][0]['uid'] for row in (a, b)]
+    assert first[0] == first[1]
 
 
 def succeed(name: str, *argv: str) -> Result:

@@ -12,7 +12,7 @@ import pytest
 from run_fixtures import made_corpus, succeed
 
 from lmtx_jax import bundle_labels as labels_lib
-from lmtx_jax.bundle import FORMAT, Bundle, export
+from lmtx_jax.bundle import Bundle, export
 from lmtx_jax.mips import ExactIndex, ScannIndex
 from lmtx_jax.scann_index import is_installed, write_index
 from lmtx_jax.types import Record, UserError
@@ -246,7 +246,7 @@ def edit(folder, **changes):
 
 class TestBroken:
   def test_newer(self, broken):
-    edit(broken, format=FORMAT + 1, version='9.9')
+    edit(broken, format=labels_lib.FUSED_FORMAT + 1, version='9.9')
     with pytest.raises(UserError, match=r'lmtx_jax 9\.9, newer than this'):
       Bundle(str(broken))
 

@@ -227,7 +227,9 @@ class Batcher:
     embeddings = self._tagger.embed([ids for _, ids in batch], shape)
     middle = time.monotonic()
     labels = self._tagger.look_up(
-      embeddings, [document.top_k for document, _ in batch]
+      embeddings,
+      [document.record for document, _ in batch],
+      [document.top_k for document, _ in batch],
     )
     self._metrics.batch(
       len(batch), shape, middle - start, time.monotonic() - middle

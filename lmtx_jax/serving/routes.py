@@ -110,7 +110,7 @@ def tag_routes(
 
   @router.post('/v1/tag', response_model=schemas.TagResponse, responses=_ERRORS)
   async def tag(request: Request, wanted: schemas.TagRequest) -> Response:
-    """Tags one document or many; scores are cosines, highest first."""
+    """Tags one document or many; the highest score first."""
     limits.check_count(len(wanted.documents), 'documents')
     limits.check_top_k(wanted.top_k)
     records = []

@@ -32,7 +32,7 @@ class TagRequest(_Strict):
 
 
 class ScoredLabel(BaseModel):
-  """A label, and its cosine with what was asked about."""
+  """A label, and its score: a cosine, to which words may add."""
 
   uid: str
   title: str

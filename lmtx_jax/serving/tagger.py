@@ -10,13 +10,14 @@ from typing import Any
 from absl import logging
 import jax
 import numpy as np
+import scipy.sparse as sp
 
 from lmtx_jax import devices
 from lmtx_jax.bundle import Bundle
 from lmtx_jax.data.tokens import TokenView, special_of
 from lmtx_jax.serving.labels import LabelView
 from lmtx_jax.serving.shapes import Shape, shapes_of
-from lmtx_jax.types import Record, Shortlist
+from lmtx_jax.types import Record
 
 _FEW = 10  # labels that most requests are content with
 
@@ -78,9 +79,12 @@ class Tagger:
 
   def _compile_searches(self, view: LabelView) -> None:
     for size in sorted({shape.size for shape in self.shapes}):
+      queries = np.zeros((size, self._bundle.about['dim']), np.float32)
       for depth in self._depths:
-        queries = np.zeros((size, self._bundle.about['dim']), np.float32)
-        view.state.index.search(queries, depth)
+        view.state.search(queries, None, depth)
+      words = self._bundle.words([Record('', '', '')] * size, view.state)
+      if words is not None:
+        view.state.search(queries, words, self._depths[-1])
 
   def start(self) -> None:
     """Compiles the other shapes by and by; requests are answered meanwhile."""
@@ -134,27 +138,37 @@ class Tagger:
     return embeddings[: len(tokens)]
 
   def look_up(
-    self, embeddings: np.ndarray, top_k: Sequence[int]
+    self,
+    embeddings: np.ndarray,
+    records: Sequence[Record],
+    top_k: Sequence[int],
   ) -> list[list[dict[str, Any]]]:
-    """The labels closest to each embedding, best first.
+    """The best labels of each document, best first.
 
     All from one view of the labels, whatever replaces it meanwhile.
 
     Args:
       embeddings: `[n, dim]` float32.
+      records: `[n]` the documents; the words of a view's labels are found in
+        them, where words count.
       top_k: `[n]` how many each wants, `max_top_k` at most.
 
     Returns:
       of each `{"uid", "title", "score"}`.
     """
-    return self._look_up(self.view, embeddings, top_k)
+    view = self.view
+    words = self._bundle.words(records, view.state)
+    return self._look_up(view, embeddings, words, top_k)
 
   def _look_up(
-    self, view: LabelView, embeddings: np.ndarray, top_k: Sequence[int]
+    self,
+    view: LabelView,
+    embeddings: np.ndarray,
+    words: sp.csr_matrix | None,
+    top_k: Sequence[int],
   ) -> list[list[dict[str, Any]]]:
     depth = min(d for d in self._depths if d >= max(top_k))
-    tags = Shortlist(*view.state.index.search(embeddings, depth))
-    rows = view.state.describe(tags)
+    rows = view.state.describe(view.state.search(embeddings, words, depth))
     return [row[:k] for row, k in zip(rows, top_k, strict=True)]
 
   def nearest(self, uid: str, top_k: int) -> list[dict[str, Any]] | None:
@@ -164,5 +178,5 @@ class Tagger:
     if label < 0:
       return None
     query = np.asarray(view.state.embeddings[label : label + 1], np.float32)
-    found = self._look_up(view, query, [self._depths[-1]])[0]
+    found = self._look_up(view, query, None, [self._depths[-1]])[0]
     return [other for other in found if other['uid'] != uid][:top_k]

@@ -38,7 +38,7 @@ class FakeTagger:
       raise ValueError('unlucky')
     return np.array([[len(ids)] for ids in tokens], np.float32)
 
-  def look_up(self, embeddings, top_k):
+  def look_up(self, embeddings, records, top_k):
     return [[int(x)] * k for (x,), k in zip(embeddings, top_k, strict=True)]
 
 

@@ -1,0 +1,117 @@
+"""Labels found by embeddings and by words, and ranked by both together.
+
+A score is the inner product of the embeddings plus a weight times the cosine
+of the words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import dataclasses
+
+import numpy as np
+import scipy.sparse as sp
+
+from lmtx_jax.data.corpus import Texts
+from lmtx_jax.data.tokens import TokenView
+from lmtx_jax.encode import Encoder
+from lmtx_jax.fusion import mix
+from lmtx_jax.lexical_index import LexicalIndex
+from lmtx_jax.mips import MipsIndex
+from lmtx_jax.shortlist import embedded, joined, make_shortlist
+from lmtx_jax.types import Ragged, Shortlist
+
+# Labels of each ranking that are ranked again, whether one is wanted or a
+# hundred, so that the first of a hundred are those of ten.
+_DEPTH = 100
+_MAX_FOUND = 2**20  # labels of a ranking that are held at a time
+_BLOCK = 1024  # texts read at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class FusedSearch:
+  """The words of labels, beside an index of their embeddings.
+
+  Attributes:
+    lexical: of the labels' words.
+    weight: of the cosine of words, above 0.
+  """
+
+  lexical: LexicalIndex
+  weight: float
+
+  def words(self, texts: Sequence[str]) -> sp.csr_matrix:
+    """`[n, num_words]` f32 of documents."""
+    return self.lexical.vectors(texts)
+
+  def search(
+    self,
+    index: MipsIndex,
+    label_embeddings: np.ndarray,
+    embeddings: np.ndarray,
+    words: sp.csr_matrix,
+    filters: Ragged,
+    k: int,
+  ) -> Shortlist:
+    """The k best labels of documents.
+
+    Args:
+      index: of the label embeddings.
+      label_embeddings: `[num_labels, dim]` f32 or bf16, memory-mapped or not.
+      embeddings: `[n, dim]` f32, of the documents.
+      words: `[n, num_words]`, of the same documents.
+      filters: row `d` holds the labels that document `d` must not be given.
+      k: labels a document.
+    """
+    depth = max(k, _DEPTH)
+    size = max(1, _MAX_FOUND // depth)
+    parts = []
+    for start in range(0, max(1, len(embeddings)), size):
+      rows = slice(start, start + size)
+      some = filters.take(np.arange(len(embeddings))[rows])
+      dense = make_shortlist(index, embeddings[rows], some, depth)
+      parts.append(
+        mix(
+          dense,
+          self.lexical.nearest(words[rows], some, depth),
+          embeddings[rows],
+          label_embeddings,
+          self.lexical,
+          words[rows],
+          self.weight,
+          k,
+        )
+      )
+    return joined(parts)
+
+  def tag_documents(
+    self,
+    encoder: Encoder,
+    index: MipsIndex,
+    label_embeddings: np.ndarray,
+    documents: TokenView,
+    texts: Texts,
+    widths: np.ndarray,
+    filters: Ragged,
+    k: int,
+    desc: str | None = None,
+  ) -> Shortlist:
+    """As `shortlist.tag_documents`, of documents whose `texts` are read too."""
+    return joined(
+      self.search(
+        index,
+        label_embeddings,
+        embeddings,
+        self._words_of(texts, rows),
+        filters.take(rows),
+        k,
+      )
+      for rows, embeddings in embedded(encoder, documents, widths, desc)
+    )
+
+  def _words_of(self, texts: Texts, rows: np.ndarray) -> sp.csr_matrix:
+    blocks = [
+      self.words(texts.get(rows[start : start + _BLOCK]))
+      for start in range(0, max(1, len(rows)), _BLOCK)
+    ]
+    return sp.vstack(blocks, format='csr')
