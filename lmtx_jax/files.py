@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 from typing import Any
 
 import numpy as np
@@ -95,3 +96,35 @@ def read_arrays(path: str) -> dict[str, np.ndarray]:
   """Reads what `write_arrays` wrote."""
   with np.load(path, allow_pickle=False) as arrays:
     return dict(arrays)
+
+
+class StandardOutput:
+  """Standard output, as a file of bytes: UTF-8 whatever the locale is."""
+
+  def __init__(self, name: str):
+    """Takes what an error message calls it."""
+    self._name = name
+
+  def write(self, data: bytes) -> None:
+    """Writes at once.
+
+    Raises:
+      UserError: whoever read it has stopped.
+    """
+    try:
+      sys.stdout.flush()
+      if hasattr(sys.stdout, 'buffer'):
+        sys.stdout.buffer.write(data)
+      else:  # a StringIO took its place
+        sys.stdout.write(data.decode())
+      sys.stdout.flush()
+    except BrokenPipeError as e:
+      # Python would write what is left at its end, and fail again.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      raise UserError(f'{self._name}: whoever read it has stopped') from e
+
+  def flush(self) -> None:
+    """Nothing is left to write."""
+
+  def close(self) -> None:
+    """It stays open."""

@@ -14,7 +14,7 @@ nothing of it.
 from __future__ import annotations
 
 import dataclasses
-import sys
+import itertools
 
 from absl import flags, logging
 
@@ -25,9 +25,12 @@ from lmtx_jax.cli import flag
 from lmtx_jax.config import default_cache
 from lmtx_jax.data.reading import parse_object, record, well_formed
 from lmtx_jax.documents import decoded_lines
+from lmtx_jax.files import StandardOutput
 from lmtx_jax.label_edits import add_labels, remove_labels
 from lmtx_jax.label_file import label_line
 from lmtx_jax.types import Record, UserError
+
+_LINES = 1024  # written at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +98,10 @@ def _say(config: LabelsConfig, done: str) -> None:
 def _list(config: LabelsConfig) -> None:
   if config.uids or config.input:
     raise UserError('list takes neither --uids nor --input')
-  sys.stdout.writelines(map(label_line, open_labels(config.bundle, 0).labels))
+  out = StandardOutput('labels list')
+  lines = map(label_line, open_labels(config.bundle, 0).labels)
+  while some := ''.join(itertools.islice(lines, _LINES)):
+    out.write(some.encode())
 
 
 def _read(path: str) -> tuple[list[str], list[Record]]:

@@ -20,7 +20,7 @@ The same command goes on where a killed one ended.
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent import futures
 import contextlib
 import dataclasses
@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from lmtx_jax import cli, devices
 from lmtx_jax.bundle import Bundle
-from lmtx_jax.bundle_labels import ABOUT, LabelState
+from lmtx_jax.bundle_labels import LabelState
 from lmtx_jax.cli import flag
 from lmtx_jax.config import default_cache
 from lmtx_jax.data.tokens import TokenView
@@ -118,7 +118,7 @@ def main(values: flags.FlagValues) -> None:
   with PredictionFile(
     config.output,
     config.format,
-    _job(config),
+    _job(config, bundle.state.about),
     resume=config.resume and config.input != STANDARD,
   ) as out:
     num_lines = tag_lines(bundle, config, out)
@@ -262,17 +262,20 @@ _TEXT = {
 }
 
 
-def _job(config: PredictConfig) -> str:
-  """Hex digest of all that the predictions follow from."""
-  with open(os.path.join(config.bundle, ABOUT), 'rb') as f:
-    about = f.read()
+def _job(config: PredictConfig, about: Mapping[str, Any]) -> str:
+  """Hex digest of all that the predictions follow from.
+
+  Args:
+    config: what is wanted.
+    about: what lmtx.json told when the bundle was opened.
+  """
   files = [os.path.join(config.bundle, WEIGHTS)]
   if config.input != STANDARD:
     files.append(config.input)
   seen = [os.stat(file) for file in files]
   facts = [
     *(os.path.abspath(config.input), config.format, config.top_k),
-    *(config.min_score, about.decode()),
+    *(config.min_score, json.dumps(about, sort_keys=True)),
     *([s.st_size, s.st_mtime_ns] for s in seen),
   ]
   return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -16,14 +16,13 @@ import json
 import os
 import re
 import shutil
-import sys
 import tempfile
 from typing import IO, Any
 
 from absl import logging
 
 from lmtx_jax.documents import STANDARD
-from lmtx_jax.files import remove, staged
+from lmtx_jax.files import StandardOutput, remove, staged
 from lmtx_jax.types import UserError
 
 JSONL, CSV, XC = FORMATS = ('jsonl', 'csv', 'xc')
@@ -43,16 +42,17 @@ def csv_text(first: int, rows: list[dict[str, Any]]) -> str:
     rows: predictions, or `{"uid": None, "error"}` of lines without document.
   """
   out = io.StringIO()
-  writer = csv.writer(out, lineterminator='\n')
+  plain = csv.writer(out, lineterminator='\n')
+  # The plain one leaves a carriage return bare, which ends a row for readers.
+  quoting = csv.writer(out, lineterminator='\n', quoting=csv.QUOTE_NONNUMERIC)
   for number, row in enumerate(rows, first):
-    labels = row.get('labels')
-    if not labels:
-      writer.writerow((number, row['uid'], *[''] * 4, row.get('error', '')))
-      continue
-    writer.writerows(
-      (number, row['uid'], rank, *label.values(), '')
-      for rank, label in enumerate(labels, 1)
-    )
+    labels = row.get('labels') or [None]
+    for rank, label in enumerate(labels, 1):
+      cells = (number, row['uid'], *[''] * 4, row.get('error', ''))
+      if label:
+        cells = (number, row['uid'], rank, *label.values(), '')
+      bare = any(isinstance(cell, str) and '\r' in cell for cell in cells)
+      (quoting if bare else plain).writerow(cells)
   return out.getvalue()
 
 
@@ -88,7 +88,7 @@ class PredictionFile:
     self.answered = 0
     if path == STANDARD:
       self._partial = ''
-      self._file = _Standard()
+      self._file = StandardOutput('--output=-')
       if kind == XC:
         self._file = tempfile.TemporaryFile('w+b')  # noqa: SIM115
     else:
@@ -136,7 +136,7 @@ class PredictionFile:
     head = f'{num_documents} {num_labels}\n' if self._kind == XC else ''
     if not self._partial:
       if self._kind == XC:
-        self._copy(_Standard(), head)
+        self._copy(StandardOutput('--output=-'), head)
       return
     os.fsync(self._file.fileno())
     if not head and not self._path.endswith('.gz'):
@@ -166,25 +166,6 @@ class PredictionFile:
 
   def __exit__(self, *_) -> None:
     self.close()
-
-
-class _Standard:
-  """Standard output, as a file of bytes."""
-
-  def write(self, data: bytes) -> None:
-    try:
-      sys.stdout.write(data.decode())
-      sys.stdout.flush()
-    except BrokenPipeError as e:
-      # Python would write what is left at its end, and fail again.
-      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-      raise UserError('--output=-: whoever read it has stopped') from e
-
-  def flush(self) -> None:
-    pass
-
-  def close(self) -> None:
-    pass
 
 
 def _locked(path: str, output: str) -> IO[bytes]:

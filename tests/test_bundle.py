@@ -39,6 +39,7 @@ def broken(bundle, tmp_path):
   return tmp_path / 'broken'
 
 
+@pytest.mark.parity
 def test_sentence_transformers_embeds_the_same(bundle):
   library = pytest.importorskip('sentence_transformers')
   model = library.SentenceTransformer(str(bundle), device='cpu')
@@ -47,6 +48,7 @@ def test_sentence_transformers_embeds_the_same(bundle):
   assert model.max_seq_length == Bundle(str(bundle)).max_doc_tokens
 
 
+@pytest.mark.parity
 def test_sentence_transformers_embeds_the_labels_the_same(bundle):
   library = pytest.importorskip('sentence_transformers')
   model = library.SentenceTransformer(str(bundle), device='cpu')
@@ -57,6 +59,7 @@ def test_sentence_transformers_embeds_the_labels_the_same(bundle):
   np.testing.assert_allclose(labels, model.encode(titles), atol=1e-5)
 
 
+@pytest.mark.parity
 def test_transformers_reads_it(bundle):
   transformers = pytest.importorskip('transformers')
   config = transformers.AutoConfig.from_pretrained(bundle)

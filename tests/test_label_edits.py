@@ -296,6 +296,7 @@ def test_an_older_bundle_can_be_changed(tagger):
   assert len(open_labels(tagger.folder)) == 25
 
 
+@pytest.mark.parity
 def test_sentence_transformers_still_loads_it(tagger):
   library = pytest.importorskip('sentence_transformers')
   add_labels(tagger, POOL[:1])

@@ -3,12 +3,15 @@
 import csv
 import functools
 import gzip
+import io
 import json
 import os
 import pathlib
 import signal
 import subprocess
 
+from hypothesis import given
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 from run_fixtures import (
@@ -24,7 +27,7 @@ from run_fixtures import (
 from lmtx_jax import predict
 from lmtx_jax.bundle import Bundle
 from lmtx_jax.documents import read_blocks
-from lmtx_jax.prediction_file import PredictionFile
+from lmtx_jax.prediction_file import PredictionFile, csv_text
 from lmtx_jax.types import Record
 
 DOCUMENTS = [
@@ -457,6 +460,31 @@ def test_a_signal_ends_it_while_it_waits_for_a_pipe(flags):
   assert process.returncode == 143
   assert 'Fatal' not in err
   assert 'Traceback' not in err
+
+
+@given(
+  st.lists(
+    st.tuples(st.text(max_size=4), st.lists(st.text(max_size=4), max_size=3)),
+    min_size=1,
+    max_size=4,
+  )
+)
+def test_any_text_goes_through_csv(documents):
+  rows = [
+    {
+      'uid': uid,
+      'labels': [{'uid': t, 'title': t, 'score': 0.5} for t in titles],
+    }
+    for uid, titles in documents
+  ]
+  read = list(csv.reader(io.StringIO(csv_text(1, rows), newline='')))
+  assert read == [
+    [str(number), uid, *cells, '']
+    for number, (uid, titles) in enumerate(documents, 1)
+    for cells in (
+      [[str(i), t, t, '0.5'] for i, t in enumerate(titles, 1)] or [[''] * 4]
+    )
+  ]
 
 
 def test_whoever_reads_may_stop(flags, tmp_path):

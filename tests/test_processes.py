@@ -15,12 +15,13 @@ from run_fixtures import on_devices, read_jsonl, spawn
 
 from lmtx_jax import processes
 
-FLAGS = (
+FLAGS = (  # few steps: one of two processes costs a tenth of a second or more
+  '--epochs=5',
   '--teacher=oracle',
   '--oracle_recall=0.9',
   '--oracle_false_yes=0.02',
   '--warmup_epochs=1',
-  '--warmup_batch_size=16',
+  '--warmup_batch_size=32',
   '--warmup_min_words=2',
   '--warmup_max_words=4',
 )
@@ -175,7 +176,7 @@ def test_one_who_does_not_come_is_named(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'flag', [('epochs', '3', '8'), ('checkpoint_steps', '7', '20')]
+  'flag', [('epochs', '3', '5'), ('checkpoint_steps', '7', '20')]
 )
 def test_hosts_that_disagree(tiny, flag, tmp_path):
   name, here, there = flag
