@@ -45,11 +45,14 @@ class Tagger:
     """
     self._bundle = bundle
     self._depths = sorted({min(_FEW, max_top_k), max_top_k})
+    self._depth_of_nearest = max_top_k + 1  # for the label itself
     self.view = LabelView(bundle.state)
     self.shapes = shapes_of(bundle.doc_widths, batch_tokens, devices.total())
     self.compiled: tuple[Shape, ...] = ()
     self._stopped = threading.Event()
-    self._thread = threading.Thread(target=self._compile_rest, name='compile')
+    self._thread = threading.Thread(
+      target=self._compile_rest, name='compile', daemon=True
+    )
     self._special = special_of(bundle.tokenizer)
 
   @property
@@ -77,19 +80,22 @@ class Tagger:
     self.view = view
 
   def _compile_searches(self, view: LabelView) -> None:
+    dim = self._bundle.about['dim']
     for size in sorted({shape.size for shape in self.shapes}):
       for depth in self._depths:
-        queries = np.zeros((size, self._bundle.about['dim']), np.float32)
-        view.state.index.search(queries, depth)
+        view.state.index.search(np.zeros((size, dim), np.float32), depth)
+    queries = np.zeros((1, dim), np.float32)
+    view.state.index.search(queries, self._depth_of_nearest)
 
   def start(self) -> None:
     """Compiles the other shapes by and by; requests are answered meanwhile."""
     self._thread.start()
 
   def stop(self) -> None:
-    """Ends that after the shape that it is at."""
+    """Ends that after the shape that it is at; may be called again."""
     self._stopped.set()
-    self._thread.join()
+    if self._thread.is_alive():
+      self._thread.join()
 
   def _compile_rest(self) -> None:
     start = time.monotonic()
@@ -147,22 +153,28 @@ class Tagger:
     Returns:
       of each `{"uid", "title", "score"}`.
     """
-    return self._look_up(self.view, embeddings, top_k)
-
-  def _look_up(
-    self, view: LabelView, embeddings: np.ndarray, top_k: Sequence[int]
-  ) -> list[list[dict[str, Any]]]:
+    view = self.view
     depth = min(d for d in self._depths if d >= max(top_k))
     tags = Shortlist(*view.state.index.search(embeddings, depth))
     rows = view.state.describe(tags)
     return [row[:k] for row, k in zip(rows, top_k, strict=True)]
 
-  def nearest(self, uid: str, top_k: int) -> list[dict[str, Any]] | None:
-    """The labels closest to a label, itself left out; None if there is none."""
-    view = self.view
-    label = view.index_of(uid)
-    if label < 0:
-      return None
+  def nearest(
+    self, view: LabelView, label: int, top_k: int
+  ) -> list[dict[str, Any]]:
+    """The labels closest to a label, itself left out.
+
+    Args:
+      view: what the label is of.
+      label: its index there.
+      top_k: how many, `max_top_k` at most.
+
+    Returns:
+      of each `{"uid", "title", "score"}`, best first.
+    """
     query = np.asarray(view.state.embeddings[label : label + 1], np.float32)
-    found = self._look_up(view, query, [self._depths[-1]])[0]
+    depth = self._depth_of_nearest
+    tags = Shortlist(*view.state.index.search(query, depth))
+    (found,) = view.state.describe(tags)
+    uid = view.state.labels.get([label])[0].uid
     return [other for other in found if other['uid'] != uid][:top_k]
