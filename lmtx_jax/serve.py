@@ -11,7 +11,6 @@ SIGTERM and Ctrl-C end it once the requests that it has are answered.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import dataclasses
 import errno
 import ipaddress
@@ -137,6 +136,7 @@ def listening(config: ServeConfig) -> socket.socket:
   listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
   try:
     listener.bind(address)
+    listener.listen()  # until it does, others could bind the same
   except OSError as e:
     listener.close()
     place = f'--host={config.host} --port={config.port}'
@@ -156,26 +156,38 @@ def serve(config: ServeConfig, keys: Keys, listener: socket.socket) -> None:
   """Answers until a signal comes."""
   host, port = listener.getsockname()[:2]
   place = f'[{host}]' if ':' in host else host
-  app = build_app(
-    config, keys, lambda: logging.info('serving at http://%s:%d', place, port)
-  )
-  server = uvicorn.Server(
+  app = build_app(config, keys)
+  server = _Server(
     uvicorn.Config(
       app,
       log_config=None,
       access_log=False,
       timeout_graceful_shutdown=config.stop_s,
-    )
+    ),
+    f'http://{place}:{port}',
   )
   try:
     server.run(sockets=[listener])
   except (KeyboardInterrupt, Preempted):  # the server raises it when it is done
     logging.info('stopped')
+  finally:
+    app.state.close()  # a server that is told twice to stop does not
 
 
-def build_app(
-  config: ServeConfig, keys: Keys, on_start: Callable[[], None] = lambda: None
-) -> FastAPI:
+class _Server(uvicorn.Server):
+  """Tells where it serves once it does."""
+
+  def __init__(self, config: uvicorn.Config, url: str):
+    super().__init__(config)
+    self._url = url
+
+  async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+    await super().startup(sockets)
+    if self.started:
+      logging.info('serving at %s', self._url)
+
+
+def build_app(config: ServeConfig, keys: Keys) -> FastAPI:
   """Opens the bundle and compiles what the first request needs."""
   batch_tokens = config.encode_batch_tokens or default_batch_tokens()
   bundle = Bundle(config.bundle, batch_tokens)
@@ -197,7 +209,7 @@ def build_app(
     config.max_top_k,
   )
   editing = Editing(tagger, BundleEditor(bundle))
-  return create_app(tagger, batcher, editing, keys, limits, metrics, on_start)
+  return create_app(tagger, batcher, editing, keys, limits, metrics)
 
 
 if __name__ == '__main__':

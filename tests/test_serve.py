@@ -1,5 +1,6 @@
 """The command that serves: how it starts, how it ends."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -7,10 +8,15 @@ import signal
 import socket
 import threading
 import time
+import urllib.error
 import urllib.request
 
 import pytest
 from run_fixtures import call, spawn
+
+from lmtx_jax import serve
+from lmtx_jax.serve import ServeConfig
+from lmtx_jax.types import UserError
 
 SLOW_S = 60
 
@@ -49,6 +55,17 @@ def wait_for(url):
       time.sleep(0.05)
 
 
+def await_work(url, done):
+  """Returns once documents wait, or are answered."""
+  until = time.monotonic() + SLOW_S
+  while time.monotonic() < until and not done:
+    with urllib.request.urlopen(f'{url}/metrics') as response:
+      text = response.read().decode()
+    waiting = re.search(r'^lmtx_waiting_documents (\S+)$', text, re.M)
+    if float(waiting[1]):
+      return
+
+
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_it_answer_what_it_has(flags, number):
   process = spawn('serve', *flags)
@@ -59,13 +76,7 @@ def test_a_signal_lets_it_answer_what_it_has(flags, number):
     rows = []
     asking = threading.Thread(target=lambda: rows.extend(post(url, documents)))
     asking.start()
-    until = time.monotonic() + SLOW_S
-    while time.monotonic() < until:
-      with urllib.request.urlopen(f'{url}/metrics') as response:
-        text = response.read().decode()
-      waiting = re.search(r'^lmtx_waiting_documents (\S+)$', text, re.M)
-      if float(waiting[1]) or rows:
-        break
+    await_work(url, rows)
     process.send_signal(number)
     asking.join(SLOW_S)
     assert len(rows) == 256
@@ -75,6 +86,46 @@ def test_a_signal_lets_it_answer_what_it_has(flags, number):
   finally:
     process.kill()
     process.communicate()
+
+
+@pytest.mark.parametrize('again', [False, True])
+def test_requests_that_last_too_long_are_cut(flags, again):
+  process = spawn('serve', *flags, f'--stop_s={30 if again else 0}')
+  try:
+    url = address(process)
+    documents = [{'content': f'word{i} ' * 20} for i in range(256)]
+    ends = []
+
+    def ask():
+      try:
+        ends.append(len(post(url, documents)))
+      except urllib.error.HTTPError as e:
+        ends.append(json.load(e)['error']['status'])
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+      thread.start()
+    await_work(url, ends)
+    process.send_signal(signal.SIGINT)
+    if again:
+      process.send_signal(signal.SIGINT)
+    assert process.wait(SLOW_S) == 0
+    for thread in threads:
+      thread.join(SLOW_S)
+    assert len(ends) == 2
+    assert set(ends) <= {256, 503}
+    assert 'Traceback' not in process.stderr.read()
+  finally:
+    process.kill()
+    process.communicate()
+
+
+def test_an_address_is_taken_before_the_bundle_is_opened():
+  config = dataclasses.replace(ServeConfig(), port=0)
+  with serve.listening(config) as first:
+    taken = dataclasses.replace(config, port=first.getsockname()[1])
+    with pytest.raises(UserError, match='is in use'):
+      serve.listening(taken)
 
 
 def test_a_port_in_use_is_told_before_anything_else(flags):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 import contextlib
 import importlib.resources
 
-from absl import logging
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from lmtx_jax import __version__
 from lmtx_jax.serving.batcher import Batcher
@@ -40,9 +40,11 @@ def create_app(
   keys: Keys,
   limits: Limits,
   metrics: Metrics,
-  on_start: Callable[[], None] = lambda: None,
 ) -> FastAPI:
   """The service as an ASGI app, which starts and stops the batcher.
+
+  Its `state.close` ends all threads; a server that is told twice to stop leaves
+  that out.
 
   Args:
     tagger: what it serves.
@@ -51,20 +53,26 @@ def create_app(
     keys: who may do what.
     limits: of requests.
     metrics: that the batcher notes in too.
-    on_start: called once requests can be answered.
   """
+
+  def close() -> None:
+    editing.close()
+    batcher.close()
+    tagger.stop()
 
   @contextlib.asynccontextmanager
   async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     batcher.start()
     tagger.start()
     follower = asyncio.create_task(editing.follow())
-    on_start()
-    yield
-    follower.cancel()
-    editing.close()
-    batcher.close()
-    tagger.stop()
+    try:
+      # A second signal cancels it: its end, and no failure.
+      with contextlib.suppress(asyncio.CancelledError):
+        yield
+    finally:
+      follower.cancel()
+      # Not here: requests that are cut must get their answers meanwhile.
+      await asyncio.to_thread(close)
 
   app = FastAPI(
     title='lmtx_jax',
@@ -74,12 +82,15 @@ def create_app(
     docs_url=None,  # the usual page loads scripts from elsewhere
     redoc_url=None,
   )
+  app.state.close = close
   metrics.watch('labels', 'Labels.', lambda: len(tagger.view))
   metrics.watch(
     'waiting_documents', 'Documents that wait.', lambda: batcher.num_waiting
   )
   app.include_router(_pages())
-  app.include_router(operation_routes(tagger, keys, limits, metrics, editing))
+  app.include_router(
+    operation_routes(tagger, batcher, keys, limits, metrics, editing)
+  )
   app.include_router(tag_routes(tagger, batcher, keys, limits))
   app.include_router(label_routes(tagger, batcher, editing, keys, limits))
   _handle_errors(app)
@@ -110,36 +121,15 @@ def _handle_errors(app: FastAPI) -> None:
     return error_response(e.status, e.message, e.headers)
 
   @app.exception_handler(RequestValidationError)
-  async def invalid(request: Request, e: RequestValidationError) -> Response:
+  async def invalid(_: Request, e: RequestValidationError) -> Response:
     first = e.errors()[0]
-    if first['loc'][0] == 'body' and (reason := _not_json(request)):
-      return error_response(422, f'body: {reason}')
-    if first['type'] == 'json_invalid':
-      reason = f'{first["ctx"]["error"]} (character {first["loc"][1]})'
-      return error_response(422, f'body: not JSON: {reason}')
     place = '.'.join(map(str, first['loc'][1:]))[:200]
     return error_response(422, f'{place or "body"}: {first["msg"]}')
 
   @app.exception_handler(HTTPException)
-  async def http(request: Request, e: HTTPException) -> Response:
-    if e.status_code == 400:  # FastAPI's word for what it could not parse
-      reason = _not_json(request)
-      reason = reason or f'not JSON: {e.__cause__ or e.detail}'[:200]
-      return error_response(422, f'body: {reason}')
+  async def http(_: Request, e: HTTPException) -> Response:
     return error_response(e.status_code, str(e.detail), e.headers)
 
-  @app.exception_handler(Exception)
-  async def failed(_: Request, e: Exception) -> Response:
-    logging.error('a request failed: %s: %s', type(e).__name__, e)
-    return error_response(500, 'the service failed; its log tells why')
-
-
-def _not_json(request: Request) -> str:
-  """Why a body cannot be JSON, going by its headers; else nothing."""
-  encoding = request.headers.get('content-encoding', 'identity')
-  if encoding.lower() != 'identity':
-    return f'Content-Encoding {encoding[:40]!r} is not read; send plain JSON'
-  kind = request.headers.get('content-type', '').partition(';')[0].strip()
-  if kind.lower() != 'application/json':
-    return f'Content-Type must be application/json, not {kind[:40]!r}'
-  return ''
+  @app.exception_handler(ClientDisconnect)
+  async def gone(_: Request, __: ClientDisconnect) -> Response:
+    return error_response(499, 'the client went')  # for the metrics alone

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import collections
 from collections.abc import Callable, Sequence
-import dataclasses
 import heapq
 import itertools
 import threading
@@ -20,6 +19,7 @@ from typing import Any
 from absl import logging
 import numpy as np
 
+from lmtx_jax.serving.documents import Document, hand_over
 from lmtx_jax.serving.errors import Refused
 from lmtx_jax.serving.metrics import Metrics
 from lmtx_jax.serving.shapes import Shape, size_for, width_for
@@ -27,27 +27,7 @@ from lmtx_jax.serving.tagger import Tagger
 from lmtx_jax.types import Record
 
 _RETRY = {'Retry-After': '1'}
-
-
-@dataclasses.dataclass(frozen=True)
-class Document:
-  """One document that waits.
-
-  Attributes:
-    record: the document.
-    top_k: labels that it wants.
-    client: who sent it.
-    due: tick of the clock.
-    loop: where its answer is awaited.
-    answer: its labels, see `Tagger.look_up`.
-  """
-
-  record: Record
-  top_k: int
-  client: str
-  due: int
-  loop: asyncio.AbstractEventLoop
-  answer: asyncio.Future
+_MAX_CALLS = 64  # that wait
 
 
 class Batcher:
@@ -86,18 +66,29 @@ class Batcher:
     self._buckets: dict[int, list] = collections.defaultdict(list)
     self._number = itertools.count()
     self._tick = 0
-    self._thread = threading.Thread(target=self._run, name='device')
+    self._thread = threading.Thread(
+      target=self._run, name='device', daemon=True
+    )
 
   def start(self) -> None:
     """Starts the thread."""
     self._thread.start()
 
   def close(self) -> None:
-    """Answers what waits, then ends the thread; what comes now is refused."""
+    """Answers what waits, then ends the thread; what comes now is refused.
+
+    Nothing is done for who has gone. May be called again.
+    """
     with self._changed:
       self._closed = True
       self._changed.notify()
-    self._thread.join()
+    if self._thread.is_alive():
+      self._thread.join()
+
+  @property
+  def is_alive(self) -> bool:
+    """Whether the thread runs, without which nothing is answered."""
+    return self._thread.is_alive()
 
   @property
   def num_waiting(self) -> int:
@@ -144,21 +135,28 @@ class Batcher:
       )
 
   async def call(self, function: Callable[[], Any]) -> Any:
-    """Has a function called between batches, by the thread of the device."""
+    """Has a function called between batches, by the thread of the device.
+
+    Raises:
+      Refused: 503 if too many wait or it is closed.
+    """
     loop = asyncio.get_running_loop()
     answer = loop.create_future()
 
     def run() -> None:
+      if answer.done():
+        return
       try:
         result = function()
       except Exception as e:
-        loop.call_soon_threadsafe(_settle, [(answer, e)])
-      else:
-        loop.call_soon_threadsafe(_settle, [(answer, result)])
+        result = e
+      hand_over(loop, [(answer, result)])
 
     with self._changed:
       if self._closed:
         raise Refused(503, 'the service is being stopped', _RETRY)
+      if len(self._calls) >= _MAX_CALLS:
+        raise Refused(503, 'too many ask at once; try again later', _RETRY)
       self._calls.append(run)
       self._changed.notify()
     return await answer
@@ -178,6 +176,7 @@ class Batcher:
       for call in calls:
         call()
       self._guarded(arrived, self._take_in)
+      self._drop_gone()
       if self._held:
         batch, shape = self._next_batch()
         self._guarded(batch, lambda some: self._tag(some, shape))  # noqa: B023
@@ -204,6 +203,18 @@ class Batcher:
       width = width_for(len(ids) + 2, self._tagger.shapes)
       item = (document.due, next(self._number), document, ids)
       heapq.heappush(self._buckets[width], item)
+
+  def _drop_gone(self) -> None:
+    """Forgets documents that nobody awaits: a service that ends is quick."""
+    for width, bucket in self._buckets.items():
+      gone = [item for item in bucket if item[2].is_gone]
+      if not gone:
+        continue
+      numbers = {item[1] for item in gone}
+      kept = [item for item in bucket if item[1] not in numbers]
+      heapq.heapify(kept)
+      self._buckets[width] = kept
+      self._answer([item[2] for item in gone], [None] * len(gone))
 
   def _next_batch(self) -> tuple[list[tuple[Document, np.ndarray]], Shape]:
     """The documents of the width that is due first, at a compiled shape."""
@@ -261,15 +272,4 @@ class Batcher:
     for document, result in zip(documents, results, strict=True):
       by_loop[document.loop].append((document.answer, result))
     for loop, answers in by_loop.items():
-      loop.call_soon_threadsafe(_settle, answers)
-
-
-def _settle(answers: Sequence[tuple[asyncio.Future, Any]]) -> None:
-  """Runs in the event loop; who has gone is not told."""
-  for future, result in answers:
-    if future.done():
-      continue
-    if isinstance(result, Exception):
-      future.set_exception(result)
-    else:
-      future.set_result(result)
+      hand_over(loop, answers)

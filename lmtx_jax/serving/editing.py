@@ -53,8 +53,8 @@ class Editing:
     return self._editor is not None
 
   def close(self) -> None:
-    """Ends after the changes that were asked for."""
-    self._thread.shutdown()
+    """Ends after the change that is under way; those that wait are dropped."""
+    self._thread.shutdown(cancel_futures=True)
 
   async def add(self, labels: Sequence[Record]) -> int:
     """Adds labels; returns how many there are then.
@@ -77,18 +77,22 @@ class Editing:
     if self._editor is None:
       raise Refused(501, 'this service cannot change labels')
     loop = asyncio.get_running_loop()
-    return await loop.run_in_executor(self._thread, self._apply, change)
+    try:
+      future = self._thread.submit(self._apply, change)
+    except RuntimeError as e:  # it is closed
+      raise Refused(503, 'the service is being stopped') from e
+    return await asyncio.wrap_future(future, loop=loop)
 
   def _apply(self, change: Callable[[LabelEditor], None]) -> int:
     try:
       change(self._editor)
-      self._look()
     except tuple(_STATUS) as e:
       raise Refused(_STATUS[type(e)], str(e)) from e
     except (UserError, OSError) as e:
       logging.error('labels cannot be changed: %s', e)
       reason = getattr(e, 'strerror', None) or str(e)
       raise Refused(503, f'labels cannot be changed now: {reason}') from e
+    self._try_look()  # the change is done, whatever comes of this
     return len(self._tagger.view)
 
   async def follow(self) -> None:
@@ -96,16 +100,23 @@ class Editing:
     loop = asyncio.get_running_loop()
     while self._editor is not None:
       await asyncio.sleep(_LOOK_S)
-      try:
-        await loop.run_in_executor(self._thread, self._look)
-        self._complaint = ''
-      except (UserError, OSError) as e:
-        if str(e) != self._complaint:
-          self._complaint = str(e)
-          logging.error('labels stay as they were: %s', e)
+      await loop.run_in_executor(self._thread, self._try_look)
+
+  def _try_look(self) -> None:
+    """Looks; what fails, whatever it is, is told once and tried again."""
+    try:
+      self._look()
+      self._complaint = ''
+    except Exception as e:
+      complaint = f'{type(e).__name__}: {e}'
+      if complaint != self._complaint:
+        self._complaint = complaint
+        logging.error('labels stay as they were: %s', complaint)
 
   def _look(self) -> None:
     """Uses the labels on the disk, if they are others."""
-    if view := self._editor.latest():
+    known = self._tagger.view
+    view = self._editor.latest(known)
+    if view is not known:
       self._tagger.use(view)
       logging.info('there are %d labels now', len(view))

@@ -85,10 +85,10 @@ class Keys:
     self._check(request, self._labels, 'changing labels needs their key')
 
   def _check(self, request: Request, known: list[bytes], message: str) -> None:
-    kind, _, key = request.headers.get('authorization', '').partition(' ')
-    if kind.lower() != 'bearer' or not key.strip():
+    key = _key_of(request)
+    if not key:
       raise Refused(401, f'{message}: Authorization: Bearer KEY', _ASK)
-    given = _digest(key.strip())
+    given = _digest(key)
     # All are compared, and each in constant time: nothing is told by timing.
     if not sum(hmac.compare_digest(given, one) for one in known):
       raise Refused(403, f'{message}, and this key is none', None)
@@ -96,8 +96,14 @@ class Keys:
   def client(self, request: Request) -> str:
     """Whose documents a request's are: its key's, or its address's."""
     if self._api:
-      return _digest(request.headers.get('authorization', '')).hex()
+      return _digest(_key_of(request)).hex()
     return request.client.host if request.client else ''
+
+
+def _key_of(request: Request) -> str:
+  """The key that a request brings, however it is spelled; or nothing."""
+  kind, _, key = request.headers.get('authorization', '').partition(' ')
+  return key.strip() if kind.lower() == 'bearer' else ''
 
 
 def _digest(key: str) -> bytes:

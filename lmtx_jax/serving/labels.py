@@ -123,8 +123,8 @@ class LabelEditor(Protocol):
       UserError: it cannot be removed; see label_edits.
     """
 
-  def latest(self) -> LabelView | None:
-    """All labels as they are on the disk, unless they were seen before.
+  def latest(self, known: LabelView) -> LabelView:
+    """All labels as they are on the disk; `known` itself if it is those.
 
     Raises:
       UserError: the bundle is broken.
@@ -147,6 +147,8 @@ class BundleEditor:
     """See LabelEditor."""
     remove_labels(self._bundle.folder, [uid])
 
-  def latest(self) -> LabelView | None:
+  def latest(self, known: LabelView) -> LabelView:
     """See LabelEditor."""
-    return LabelView(self._bundle.state) if self._bundle.reload() else None
+    self._bundle.reload()
+    state = self._bundle.state
+    return known if known.state is state else LabelView(state)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import time
 
+from absl import logging
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lmtx_jax.serving.errors import Refused, error_response
@@ -24,6 +27,11 @@ _HEADERS = (
 
 
 _READ = 2**26  # bytes of a body that are read though it is too large
+_READ_S = 30.0  # until a body is all there
+_FORGET_S = 5.0  # that a refused client is given to send its body
+_DEFAULT_TOP_K = 10
+# There may be more of the body to come: the connection cannot be used again.
+_CLOSE = {'Connection': 'close'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,18 +64,21 @@ class Limits:
         f'{place}: {length} characters; at most {self.max_doc_chars}',
       )
 
-  def check_top_k(self, top_k: int) -> None:
-    """Raises Refused for too many labels a document."""
-    if top_k > self.max_top_k:
-      raise Refused(422, f'top_k: {top_k}; at most {self.max_top_k}')
+  def top_k(self, wanted: int | None) -> int:
+    """Labels a document; raises Refused if more are wanted than may be."""
+    if wanted is None:
+      return min(_DEFAULT_TOP_K, self.max_top_k)
+    if wanted > self.max_top_k:
+      raise Refused(422, f'top_k: {wanted}; at most {self.max_top_k}')
+    return wanted
 
 
 class Gate:
   """Counts requests, limits bodies and adds headers, around the app.
 
-  A body is held whole before the app sees any of it, so that one that is too
-  large costs the app nothing. What comes of that one is read and forgotten, for
-  a client looks at the answer only once it has sent all.
+  A body is kept, whole, only once the app asks for it, which it does not for
+  who may not ask. Of one that is refused, or too large, what comes is read and
+  forgotten, for many a client looks at the answer only once it has sent all.
   """
 
   def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int):
@@ -80,38 +91,85 @@ class Gate:
     if scope['type'] != 'http':
       await self._app(scope, receive, send)
       return
-    start, status = time.perf_counter(), 500
+    start, status, is_read = time.perf_counter(), 0, False
+
+    async def received() -> Message:
+      nonlocal is_read
+      if is_read:
+        return await receive()
+      is_read = True
+      return await self._whole(scope, receive)
 
     async def noted(message: Message) -> None:
-      nonlocal status
+      nonlocal status, is_read
       if message['type'] == 'http.response.start':
+        if not (status or is_read):
+          is_read = True
+          await self._forget(scope, receive)
         status = message['status']
         message['headers'] = [*message.get('headers', ()), *_HEADERS]
       await send(message)
 
+    async def fail(code: int, message: str) -> None:
+      if not status:
+        await error_response(code, message, _CLOSE)(scope, receive, noted)
+
     try:
-      body = await self._body(scope, receive)
-    except Refused as e:
-      # There may be more to come: the connection cannot be used again.
-      headers = {'Connection': 'close'}
-      await error_response(e.status, e.message, headers)(scope, receive, noted)
-    else:
-      if body is not None:
-        await self._app(scope, _replay(body, receive), noted)
-    route = scope.get('route')
-    path = getattr(route, 'path', 'other')
-    self._metrics.request(path, status, time.perf_counter() - start)
+      await self._app(scope, received, noted)
+    except asyncio.CancelledError:
+      # The service ends, and no longer waits for this one.
+      if status:
+        raise
+      await fail(503, 'the service is being stopped')
+    except Exception as e:
+      logging.error('a request failed: %s: %s', type(e).__name__, e)
+      await fail(500, 'the service failed; its log tells why')
+      status = 500
+      raise
+    finally:
+      path = getattr(scope.get('route'), 'path', 'other')
+      seconds = time.perf_counter() - start
+      self._metrics.request(path, status or 500, seconds)
+
+  async def _whole(self, scope: Scope, receive: Receive) -> Message:
+    """The body in one piece."""
+    try:
+      async with asyncio.timeout(_READ_S):
+        body = await self._body(scope, receive)
+    except TimeoutError as e:
+      reason = f'the body was not all there after {_READ_S:g} s'
+      raise Refused(408, reason, _CLOSE) from e
+    if body is None:
+      return {'type': 'http.disconnect'}
+    return {'type': 'http.request', 'body': body, 'more_body': False}
+
+  async def _forget(self, scope: Scope, receive: Receive) -> None:
+    """Lets a client send a body that nobody needs, for a while."""
+    headers = dict(scope['headers'])
+    has_body = headers.get(b'content-length', b'0') != b'0'
+    has_body = has_body or b'transfer-encoding' in headers
+    if not has_body or b'expect' in headers:
+      return
+    with contextlib.suppress(TimeoutError):
+      async with asyncio.timeout(_FORGET_S):
+        size, more = 0, True
+        while more and size <= max(_READ, self._max_bytes):
+          message = await receive()
+          size += len(message.get('body', b''))
+          more = message.get('more_body', False)
 
   async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
     """The body; None if the client went before it was all there."""
-    refused = Refused(413, f'the body is larger than {self._max_bytes} bytes')
+    reason = f'the body is larger than {self._max_bytes} bytes'
+    refused = Refused(413, reason, _CLOSE)
+    most = max(_READ, self._max_bytes)
     headers = dict(scope['headers'])
     declared = headers.get(b'content-length', b'0')
     is_large = declared.isdigit() and int(declared) > self._max_bytes
-    if is_large and (int(declared) > _READ or b'expect' in headers):
+    if is_large and (int(declared) > most or b'expect' in headers):
       raise refused
     parts, size = [], 0
-    while size <= _READ:
+    while size <= most:
       message = await receive()
       if message['type'] == 'http.disconnect':
         return None
@@ -125,13 +183,3 @@ class Gate:
     if is_large:
       raise refused
     return b''.join(parts)
-
-
-def _replay(body: bytes, receive: Receive) -> Receive:
-  """Hands the body over first, then whatever comes."""
-  parts = [{'type': 'http.request', 'body': body, 'more_body': False}]
-
-  async def replayed() -> Message:
-    return parts.pop() if parts else await receive()
-
-  return replayed

@@ -7,6 +7,7 @@ const byId = (id) => document.getElementById(id);
 const keys = { api: '', labels: '' };
 let tagged = null;  // the last document that was tagged
 let added = '';  // uid of the label that was added last
+let chosen = 0;  // counts the labels that were chosen
 
 async function ask(path, options = {}, key = keys.api || keys.labels) {
   const headers = { ...options.headers };
@@ -75,6 +76,7 @@ async function tag() {
 }
 
 async function showNearest(label) {
+  const turn = ++chosen;  // the answer to an earlier one may come later
   for (const button of document.querySelectorAll('.bars button')) {
     const isChosen = button.dataset.uid === label.uid;
     button.setAttribute('aria-pressed', String(isChosen));
@@ -82,9 +84,11 @@ async function showNearest(label) {
   try {
     const uid = encodeURIComponent(label.uid);
     const answer = await ask(`v1/labels/nearest?uid=${uid}`);
+    if (turn !== chosen) return;
     show(byId('nearest'), answer.labels);
     note('nearest-note', `to ${label.title || label.uid}`);
   } catch (e) {
+    if (turn !== chosen) return;
     byId('nearest').replaceChildren();
     note('nearest-note', e.message, true);
   }
@@ -134,7 +138,9 @@ async function about() {
     byId('api-key-row').hidden = !health.needs_key;
     byId('add-form').hidden = !health.labels_can_change;
     byId('no-add').hidden = health.labels_can_change;
-    byId('top-k').max = health.max_top_k;
+    const topK = byId('top-k');
+    topK.max = health.max_top_k;
+    if (Number(topK.value) > health.max_top_k) topK.value = health.max_top_k;
   } catch (e) {
     note('about', e.message, true);
   }

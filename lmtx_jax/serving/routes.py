@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -12,6 +13,7 @@ from lmtx_jax import __version__
 from lmtx_jax.data.reading import well_formed
 from lmtx_jax.serving import schemas
 from lmtx_jax.serving.batcher import Batcher
+from lmtx_jax.serving.bodies import checked_route
 from lmtx_jax.serving.editing import Editing
 from lmtx_jax.serving.errors import Refused
 from lmtx_jax.serving.keys import Keys
@@ -25,6 +27,7 @@ _ERRORS = {
   for status, about in (
     (401, 'A key is needed.'),
     (403, 'The key is no right one, or nobody may.'),
+    (408, 'The body did not come in time.'),
     (413, 'Body, document or number of them is too large.'),
     (422, 'The request is not what it should be.'),
     (429, 'Too many documents of this client wait.'),
@@ -65,6 +68,7 @@ register_url_convertor('text', _Text())
 
 def operation_routes(
   tagger: Tagger,
+  batcher: Batcher,
   keys: Keys,
   limits: Limits,
   metrics: Metrics,
@@ -73,9 +77,20 @@ def operation_routes(
   """How the service is, for people and for Prometheus."""
   router = APIRouter(tags=['operation'])
 
-  @router.get('/health', response_model=schemas.Health)
+  @router.get(
+    '/health',
+    response_model=schemas.Health,
+    responses={
+      503: {
+        'model': schemas.ErrorResponse,
+        'description': 'It cannot tag; its log tells why.',
+      }
+    },
+  )
   async def health() -> Response:
     """Whether the service answers, and what it serves; needs no key."""
+    if not batcher.is_alive:
+      raise Refused(503, 'the thread that tags has ended; start anew')
     return JSONResponse(
       {
         'status': 'ok',
@@ -106,13 +121,16 @@ def tag_routes(
   tagger: Tagger, batcher: Batcher, keys: Keys, limits: Limits
 ) -> APIRouter:
   """Tags documents."""
-  router = APIRouter(tags=['tagging'], dependencies=[Depends(keys.check_api)])
+  router = APIRouter(
+    tags=['tagging'],
+    dependencies=[Depends(keys.check_api)],
+    route_class=checked_route(limits),
+  )
 
   @router.post('/v1/tag', response_model=schemas.TagResponse, responses=_ERRORS)
   async def tag(request: Request, wanted: schemas.TagRequest) -> Response:
     """Tags one document or many; the highest score first."""
-    limits.check_count(len(wanted.documents), 'documents')
-    limits.check_top_k(wanted.top_k)
+    top_k = limits.top_k(wanted.top_k)
     records = []
     for number, document in enumerate(wanted.documents):
       texts = (
@@ -128,7 +146,7 @@ def tag_routes(
       if not tagger.text_of(record):
         raise Refused(422, f'{place}: has no text')
       records.append(record)
-    found = await batcher.tag(records, wanted.top_k, keys.client(request))
+    found = await batcher.tag(records, top_k, keys.client(request))
     low = wanted.min_score
     return JSONResponse(
       {
@@ -155,7 +173,9 @@ def label_routes(
   limits: Limits,
 ) -> APIRouter:
   """Lists labels and changes them."""
-  router = APIRouter(prefix='/v1/labels', tags=['labels'])
+  router = APIRouter(
+    prefix='/v1/labels', tags=['labels'], route_class=checked_route(limits)
+  )
   may_read = [Depends(keys.check_api)]
   may_change = [Depends(keys.check_labels)]
 
@@ -183,13 +203,15 @@ def label_routes(
     responses=_CHANGE_ERRORS,
   )
   async def nearest(
-    uid: str, top_k: Annotated[int, Query(ge=1)] = 10
+    uid: str, top_k: Annotated[int | None, Query(ge=1)] = None
   ) -> Response:
     """The labels closest to a label."""
-    limits.check_top_k(top_k)
-    labels = await batcher.call(lambda: tagger.nearest(uid, top_k))
-    if labels is None:
+    count, view = limits.top_k(top_k), tagger.view
+    # The first look for a uid takes long: not in the thread of the device.
+    label = await asyncio.to_thread(view.index_of, uid)
+    if label < 0:
       raise Refused(404, f'there is no label {uid!r}')
+    labels = await batcher.call(lambda: tagger.nearest(view, label, count))
     return JSONResponse({'labels': labels})
 
   @router.post(
@@ -201,7 +223,6 @@ def label_routes(
   )
   async def add(wanted: schemas.AddRequest) -> Response:
     """Adds labels, all or none; the next request may be given them."""
-    limits.check_count(len(wanted.labels), 'labels')
     records = []
     for number, label in enumerate(wanted.labels):
       record = Record(str(label.uid), label.title, label.content or '')

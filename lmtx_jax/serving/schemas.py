@@ -25,7 +25,12 @@ class TagRequest(_Strict):
   """Documents to tag."""
 
   documents: list[Document] = Field(min_length=1)
-  top_k: int = Field(10, ge=1, description='Labels of each document.')
+  top_k: int | None = Field(
+    None,
+    ge=1,
+    description='Labels of each document; by default 10, or the most that'
+    ' the service gives if that is less.',
+  )
   min_score: float | None = Field(
     None, description='Labels of a lower score are left out.'
   )

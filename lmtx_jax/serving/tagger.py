@@ -10,7 +10,6 @@ from typing import Any
 from absl import logging
 import jax
 import numpy as np
-import scipy.sparse as sp
 
 from lmtx_jax import devices
 from lmtx_jax.bundle import Bundle
@@ -46,11 +45,14 @@ class Tagger:
     """
     self._bundle = bundle
     self._depths = sorted({min(_FEW, max_top_k), max_top_k})
+    self._depth_of_nearest = max_top_k + 1  # for the label itself
     self.view = LabelView(bundle.state)
     self.shapes = shapes_of(bundle.doc_widths, batch_tokens, devices.total())
     self.compiled: tuple[Shape, ...] = ()
     self._stopped = threading.Event()
-    self._thread = threading.Thread(target=self._compile_rest, name='compile')
+    self._thread = threading.Thread(
+      target=self._compile_rest, name='compile', daemon=True
+    )
     self._special = special_of(bundle.tokenizer)
 
   @property
@@ -78,22 +80,26 @@ class Tagger:
     self.view = view
 
   def _compile_searches(self, view: LabelView) -> None:
+    dim = self._bundle.about['dim']
     for size in sorted({shape.size for shape in self.shapes}):
-      queries = np.zeros((size, self._bundle.about['dim']), np.float32)
+      queries = np.zeros((size, dim), np.float32)
       for depth in self._depths:
         view.state.search(queries, None, depth)
       words = self._bundle.words([Record('', '', '')] * size, view.state)
       if words is not None:
         view.state.search(queries, words, self._depths[-1])
+    queries = np.zeros((1, dim), np.float32)
+    view.state.search(queries, None, self._depth_of_nearest)
 
   def start(self) -> None:
     """Compiles the other shapes by and by; requests are answered meanwhile."""
     self._thread.start()
 
   def stop(self) -> None:
-    """Ends that after the shape that it is at."""
+    """Ends that after the shape that it is at; may be called again."""
     self._stopped.set()
-    self._thread.join()
+    if self._thread.is_alive():
+      self._thread.join()
 
   def _compile_rest(self) -> None:
     start = time.monotonic()
@@ -158,25 +164,25 @@ class Tagger:
     """
     view = self.view
     words = self._bundle.words(records, view.state)
-    return self._look_up(view, embeddings, words, top_k)
-
-  def _look_up(
-    self,
-    view: LabelView,
-    embeddings: np.ndarray,
-    words: sp.csr_matrix | None,
-    top_k: Sequence[int],
-  ) -> list[list[dict[str, Any]]]:
     depth = min(d for d in self._depths if d >= max(top_k))
     rows = view.state.describe(view.state.search(embeddings, words, depth))
     return [row[:k] for row, k in zip(rows, top_k, strict=True)]
 
-  def nearest(self, uid: str, top_k: int) -> list[dict[str, Any]] | None:
-    """The labels closest to a label, itself left out; None if there is none."""
-    view = self.view
-    label = view.index_of(uid)
-    if label < 0:
-      return None
+  def nearest(
+    self, view: LabelView, label: int, top_k: int
+  ) -> list[dict[str, Any]]:
+    """The labels closest to a label, itself left out.
+
+    Args:
+      view: what the label is of.
+      label: its index there.
+      top_k: how many, `max_top_k` at most.
+
+    Returns:
+      of each `{"uid", "title", "score"}`, best first.
+    """
     query = np.asarray(view.state.embeddings[label : label + 1], np.float32)
-    found = self._look_up(view, query, None, [self._depths[-1]])[0]
+    tags = view.state.search(query, None, self._depth_of_nearest)
+    (found,) = view.state.describe(tags)
+    uid = view.state.labels.get([label])[0].uid
     return [other for other in found if other['uid'] != uid][:top_k]

@@ -1,6 +1,7 @@
 """Who waits for whom, and what becomes of those who cannot be answered."""
 
 import asyncio
+import contextlib
 import threading
 
 import numpy as np
@@ -258,3 +259,61 @@ def test_the_window_gathers_documents_that_come_apart(tagger):
   asyncio.run(main())
   batcher.close()
   assert tagger.batches == [(Shape(8, 4), [1, 2, 3, 4])]
+
+
+def test_what_nobody_awaits_is_dropped_when_it_closes(tagger):
+  batcher = started(tagger)
+
+  async def main():
+    under_way = asyncio.create_task(ask(batcher, 5))
+    await settled()
+    gone = asyncio.create_task(ask(batcher, *[6] * 20, client='b'))
+    kept = asyncio.create_task(ask(batcher, 7))
+    await settled()
+    gone.cancel()
+    await settled()
+    tagger.open.set()
+    await asyncio.to_thread(batcher.close)
+    return await asyncio.gather(under_way, kept)
+
+  assert asyncio.run(main()) == [[[5]], [[7]]]
+  assert [sizes for _, sizes in tagger.batches] == [[5], [7]]
+  assert batcher.num_waiting == 0
+  batcher.close()  # again is no harm
+  assert not batcher.is_alive
+
+
+def test_an_event_loop_that_ended_does_not_end_it(tagger, batcher):
+  async def leave():
+    asked = batcher.tag(texts(5), 1, 'a'), batcher.call(int)
+    for coroutine in asked:
+      coroutine.send(None)  # it waits now, and no task is there to cancel
+    return asked
+
+  left = asyncio.run(leave())
+  tagger.open.set()
+
+  async def main():
+    return await ask(batcher, 6)
+
+  assert asyncio.run(main()) == [[6]]
+  assert batcher.is_alive
+  for coroutine in left:
+    with contextlib.suppress(RuntimeError):
+      coroutine.close()
+
+
+def test_so_many_calls_may_wait(tagger, batcher):
+  async def main():
+    under_way = asyncio.create_task(ask(batcher, 5))
+    await settled()
+    calls = [asyncio.create_task(batcher.call(int)) for _ in range(65)]
+    await settled()
+    with pytest.raises(Refused) as e:
+      await calls[-1]
+    assert e.value.status == 503
+    tagger.open.set()
+    await under_way
+    assert await asyncio.gather(*calls[:-1]) == [0] * 64
+
+  asyncio.run(main())

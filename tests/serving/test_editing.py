@@ -21,8 +21,12 @@ from lmtx_jax.types import Record, UserError
 class FakeTagger:
   def __init__(self):
     self.view = ['first']
+    self.failures = 0  # that `use` has before it works
 
   def use(self, view):
+    if self.failures:
+      self.failures -= 1
+      raise RuntimeError('out of memory')
     self.view = view
 
 
@@ -33,7 +37,6 @@ class FakeEditor:
     self.labels = ['first']
     self.error = None
     self.broken = None
-    self.shown = list(self.labels)
     self.threads = set()
 
   def _change(self, labels):
@@ -48,13 +51,10 @@ class FakeEditor:
   def remove(self, uid):
     self._change([label for label in self.labels if label != uid])
 
-  def latest(self):
+  def latest(self, known):
     if self.broken:
       raise self.broken
-    if self.shown == self.labels:
-      return None
-    self.shown = list(self.labels)
-    return self.shown
+    return known if known == self.labels else list(self.labels)
 
 
 NEW = [Record('new', 'new', '')]
@@ -116,17 +116,66 @@ def test_without_an_editor_nothing_changes(tagger):
   editing.close()
 
 
+async def until(condition):
+  for _ in range(1000):
+    if condition():
+      return
+    await asyncio.sleep(0.005)
+  raise AssertionError('it never came true')
+
+
+def test_a_change_that_cannot_be_used_yet_is_used_later(
+  tagger, editor, editing, monkeypatch
+):
+  monkeypatch.setattr(editing_lib, '_LOOK_S', 0.001)
+  tagger.failures = 3
+
+  async def main():
+    await editing.add(NEW)
+    assert editor.labels == ['first', 'new']
+    assert tagger.view == ['first']
+    follower = asyncio.create_task(editing.follow())
+    await until(lambda: tagger.view == ['first', 'new'])
+    assert not follower.done()
+    follower.cancel()
+
+  asyncio.run(main())
+
+
+def test_when_it_closes_changes_that_wait_are_dropped(tagger, editor):
+  editing = Editing(tagger, editor)
+  first, go_on = threading.Event(), threading.Event()
+
+  def use(view):
+    first.set()
+    go_on.wait(30)
+    tagger.view = view
+
+  tagger.use = use
+
+  async def main():
+    under_way = asyncio.create_task(editing.add(NEW))
+    await asyncio.to_thread(first.wait, 30)
+    waiting = asyncio.create_task(editing.remove('first'))
+    await asyncio.sleep(0.01)
+    closing = asyncio.create_task(asyncio.to_thread(editing.close))
+    with pytest.raises(asyncio.CancelledError):
+      await waiting
+    go_on.set()
+    await closing
+    assert await under_way == 2
+    with pytest.raises(Refused) as e:
+      await editing.remove('first')
+    assert e.value.status == 503
+
+  asyncio.run(main())
+  assert editor.labels == ['first', 'new']
+
+
 def test_changes_of_others_are_seen_and_a_broken_bundle_told_once(
   tagger, editor, editing, monkeypatch, caplog
 ):
   monkeypatch.setattr(editing_lib, '_LOOK_S', 0.001)
-
-  async def until(condition):
-    for _ in range(1000):
-      if condition():
-        return
-      await asyncio.sleep(0.005)
-    raise AssertionError('it never came true')
 
   async def main():
     follower = asyncio.create_task(editing.follow())

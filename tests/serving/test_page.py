@@ -129,6 +129,36 @@ def test_mistakes_are_told(served, tmp_path):
   assert all('422' in complaint for complaint in complaints)
 
 
+def test_an_earlier_choice_that_is_answered_later_is_not_shown(
+  served, tmp_path
+):
+  async def scenario(tab):
+    await tab.value(
+      """(() => {
+        const real = window.fetch;
+        window.late = false;
+        window.fetch = async (path, options) => {
+          const answer = await real(path, options);
+          if (path.endsWith('uid=L1')) {
+            await new Promise((done) => setTimeout(done, 300));
+          }
+          return answer;
+        };
+        showNearest({ uid: 'L1', title: 'one' }).then(() => {
+          window.late = true;
+        });
+        showNearest({ uid: 'L2', title: 'two' });
+        return true;
+      })()"""
+    )
+    await tab.wait('window.late')
+    note = "document.querySelector('#nearest-note').textContent"
+    assert await tab.value(note) == 'to two'
+    assert 'L2' not in await names(tab, 'nearest')
+
+  assert browse(served, tmp_path, scenario) == []
+
+
 def test_it_asks_for_the_key_where_one_is_needed(bundle, tmp_path):
   async def scenario(tab):
     await tab.wait("!document.querySelector('#api-key-row').hidden")

@@ -16,6 +16,8 @@ from service_fixtures import API_KEY, LABELS_KEY, serving
 from lmtx_jax.bundle import Bundle
 from lmtx_jax.label_edits import add_labels
 from lmtx_jax.serving import limits
+from lmtx_jax.serving.batcher import Batcher
+from lmtx_jax.serving.labels import LabelView
 from lmtx_jax.types import Record
 
 DOCUMENTS = made_corpus()['tst'][:20]
@@ -134,6 +136,10 @@ DEEP = b'{"documents": ' + b'[' * 20_000 + b']' * 20_000 + b'}'
     (b'{"documents": [', 422, 'body: '),
     (b'\x00\xff\xfe\x80' * 100, 422, 'body: not JSON'),
     (DEEP, 422, 'body: not JSON'),
+    (b'1' * 5000, 422, 'body: not JSON'),
+    ({'documents': [1] * 10_000}, 413, '10000 documents; at most 32'),
+    ({'documents': [1] * 32}, 422, 'documents.0: must be an object'),
+    ({str(i): 1 for i in range(500)}, 422, 'body: has 500 fields'),
   ],
 )
 def test_bad_requests_get_one_line(service, body, status, message):
@@ -142,6 +148,31 @@ def test_bad_requests_get_one_line(service, body, status, message):
   assert answer.headers['content-type'] == 'application/json'
   assert message in answer.error
   assert service.tag(TEXT).status == 200
+
+
+def test_a_service_of_few_labels_gives_those_by_default(bundle):
+  with serving(bundle=str(bundle), max_top_k=5) as service:
+    (row,) = service.tag(TEXT).json['results']
+    assert len(row['labels']) == 5
+    path = '/v1/labels/nearest?uid=L1'
+    labels = service.ask('GET', path).json['labels']
+    assert len(labels) == 5
+    assert 'L1' not in {label['uid'] for label in labels}
+    assert service.tag(TEXT, top_k=6).status == 422
+
+
+def test_who_goes_before_all_is_sent_is_no_failure(service):
+  with socket.create_connection(('127.0.0.1', service.port)) as client:
+    client.sendall(
+      b'POST /v1/tag HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc'
+    )
+  for _ in range(200):
+    text = service.ask('GET', '/metrics').text
+    if 'path="/v1/tag",status="499"' in text:
+      break
+    threading.Event().wait(0.02)
+  assert 'path="/v1/tag",status="499"' in text
+  assert 'path="/v1/tag",status="500"' not in text
 
 
 def test_half_a_surrogate_pair_is_replaced(service):
@@ -269,6 +300,36 @@ def test_nearest_labels_are_those_of_the_highest_cosines(service, folder):
   order = [f'L{i}' for i in (-cosines).argsort() if i != 4]
   answer = service.ask('GET', '/v1/labels/nearest?uid=L4&top_k=6')
   assert [label['uid'] for label in answer.json['labels']] == order[:6]
+
+
+def test_labels_are_sought_beside_the_thread_that_tags(service, monkeypatch):
+  threads = []
+
+  def index_of(view, uid):
+    threads.append(threading.current_thread().name)
+    return 3
+
+  monkeypatch.setattr(LabelView, 'index_of', index_of)
+  assert service.ask('GET', '/v1/labels/nearest?uid=L3').status == 200
+  assert len(threads) == 1
+  assert threads[0] not in ('device', 'MainThread')
+
+
+def test_a_failure_is_one_line_and_counted(service, monkeypatch):
+  monkeypatch.setattr(LabelView, 'search', lambda *_: 1 / 0)
+  answer = service.ask('GET', '/v1/labels')
+  assert answer.status == 500
+  assert 'its log tells why' in answer.error
+  assert answer.headers['x-content-type-options'] == 'nosniff'
+  text = service.ask('GET', '/metrics').text
+  assert 'path="/v1/labels",status="500"} 1.0' in text
+
+
+def test_health_tells_that_nothing_can_be_tagged(service, monkeypatch):
+  monkeypatch.setattr(Batcher, 'is_alive', False)
+  answer = service.ask('GET', '/health')
+  assert answer.status == 503
+  assert 'start anew' in answer.error
 
 
 def test_health_and_metrics_tell_what_runs(service):
@@ -405,9 +466,15 @@ def test_labels_need_their_own_key(service):
   assert service.ask('DELETE', '/v1/labels/L1').status == 401
 
 
-def test_keys_guard_all_but_health_and_page(bundle):
+def test_keys_guard_all_but_health_and_page(bundle, monkeypatch):
+  monkeypatch.setattr(limits, '_FORGET_S', 2.0)
   with serving(api_keys=(API_KEY,), bundle=str(bundle)) as guarded:
     assert guarded.tag(TEXT).status == 401
+    half = {'Content-Length': '100'}  # who may not ask need not send it all
+    assert guarded.ask('POST', '/v1/tag', b'x', headers=half).status == 401
+    close = {'Connection': 'close'}
+    large = b'[' * 4_000_000
+    assert guarded.ask('POST', '/v1/tag', large, headers=close).status == 401
     assert guarded.tag(TEXT).headers['www-authenticate'] == 'Bearer'
     assert guarded.tag(TEXT, key='wrong-wrong').status == 403
     assert guarded.tag(TEXT, key=API_KEY).status == 200
