@@ -81,6 +81,33 @@ def blocks(num_rows: int, dim: int) -> Iterator[slice]:
     yield slice(start, min(start + size, num_rows))
 
 
+def inner_products(
+  left: np.ndarray,
+  left_rows: np.ndarray,
+  right: np.ndarray,
+  right_rows: np.ndarray,
+) -> np.ndarray:
+  """Of pairs of embeddings, of which some are in memory at a time.
+
+  Args:
+    left: `[n, dim]` f32 or bf16, memory-mapped or not.
+    left_rows: `[p]` int.
+    right: `[m, dim]` f32 or bf16, memory-mapped or not.
+    right_rows: `[p]` int.
+
+  Returns:
+    `[p]` f32.
+  """
+  out = np.empty(len(left_rows), np.float32)
+  for part in blocks(len(out), left.shape[1]):
+    out[part] = np.einsum(
+      'pd,pd->p',
+      as_float32(left[left_rows[part]]),
+      as_float32(right[right_rows[part]]),
+    )
+  return out
+
+
 def as_float32(embeddings: np.ndarray) -> np.ndarray:
   """The same values in float32, in memory or still memory-mapped."""
   return np.ascontiguousarray(embeddings, np.float32)

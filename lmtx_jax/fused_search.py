@@ -18,7 +18,7 @@ from lmtx_jax.encode import Encoder
 from lmtx_jax.fusion import mix
 from lmtx_jax.lexical_index import LexicalIndex
 from lmtx_jax.mips import MipsIndex
-from lmtx_jax.shortlist import embedded, joined, make_shortlist
+from lmtx_jax.shortlist import embedded, make_shortlist
 from lmtx_jax.types import Ragged, Shortlist
 
 # Labels of each ranking that are ranked again, whether one is wanted or a
@@ -82,7 +82,7 @@ class FusedSearch:
           k,
         )
       )
-    return joined(parts)
+    return Shortlist.joined(parts)
 
   def tag_documents(
     self,
@@ -97,7 +97,7 @@ class FusedSearch:
     desc: str | None = None,
   ) -> Shortlist:
     """As `shortlist.tag_documents`, of documents whose `texts` are read too."""
-    return joined(
+    return Shortlist.joined(
       self.search(
         index,
         label_embeddings,

@@ -6,19 +6,19 @@ both scores. `choose_weight` takes the weight that a teacher's verdicts favour.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 import dataclasses
 
 import numpy as np
 import scipy.sparse as sp
 
+from lmtx_jax.embeddings import inner_products
 from lmtx_jax.lexical_index import LexicalIndex
 from lmtx_jax.types import YES, Shortlist
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 _CONSTANT = 60  # of Cormack, Clarke and Buettcher, 2009
 _BLOCK = 8192  # documents whose candidates are held at a time
-_MAX_NUMBERS = 2**22  # of label embeddings gathered at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +78,9 @@ def candidates(
   by_dense[np.searchsorted(both, keys[0])] = scores[0]
   by_words[np.searchsorted(both, keys[1])] = scores[1]
   missing = np.flatnonzero(np.isnan(by_dense))
-  size = max(1, _MAX_NUMBERS // max(1, embeddings.shape[1]))
-  for start in range(0, len(missing), size):
-    here = missing[start : start + size]
-    by_dense[here] = np.einsum(
-      'pd,pd->p',
-      np.asarray(label_embeddings[labels[here]], np.float32),
-      np.asarray(embeddings[docs[here]], np.float32),
-    )
+  by_dense[missing] = inner_products(
+    label_embeddings, labels[missing], embeddings, docs[missing]
+  )
   missing = np.flatnonzero(np.isnan(by_words))
   by_words[missing] = index.scores(vectors, docs[missing], labels[missing])
   return Candidates(docs, labels.astype(np.int32), by_dense, by_words)
@@ -115,7 +110,7 @@ def mix(
   k: int,
 ) -> Shortlist:
   """`rank` of `candidates`, whose arguments it takes."""
-  return _joined(
+  return Shortlist.joined(
     rank(
       candidates(
         _rows(dense, rows),
@@ -148,7 +143,7 @@ def reciprocal_ranks(
     shortlists that have the label, ranks from 1; of equal scores the smaller
     label.
   """
-  return _joined(
+  return Shortlist.joined(
     _add_ranks([_rows(s, rows).labels for s in shortlists], k, constant)
     for rows in _blocks(len(shortlists[0].labels))
   )
@@ -224,14 +219,6 @@ def _blocks(num_docs: int) -> Iterator[slice]:
 
 def _rows(ranking: Shortlist, rows: slice) -> Shortlist:
   return Shortlist(ranking.labels[rows], ranking.scores[rows])
-
-
-def _joined(parts: Iterable[Shortlist]) -> Shortlist:
-  parts = list(parts)
-  return Shortlist(
-    np.concatenate([part.labels for part in parts]),
-    np.concatenate([part.scores for part in parts]),
-  )
 
 
 def _pairs(ranking: Shortlist, num_labels: int) -> tuple[np.ndarray, ...]:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 import dataclasses
+import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.feature_extraction.text import HashingVectorizer
 
 from lmtx_jax.data.corpus import Texts
+
+if TYPE_CHECKING:
+  from sklearn.feature_extraction.text import HashingVectorizer
 
 BLOCK = 1024  # texts read at a time
 _MAX_PENDING = 2**22  # words of texts held before they are counted
@@ -24,8 +28,15 @@ class WordHasher:
 
   def __init__(self, longest: int):
     """`longest` is how many neighbouring words are counted as one, at most."""
-    self._vectorizer = HashingVectorizer(
-      ngram_range=(1, longest),
+    self._longest = longest
+
+  @functools.cached_property
+  def _vectorizer(self) -> HashingVectorizer:
+    # Half a second, which who asks for no words need not wait for.
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    return HashingVectorizer(
+      ngram_range=(1, self._longest),
       n_features=2**31 - 1,
       norm=None,
       alternate_sign=False,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from absl import logging
 import numpy as np
 
@@ -16,7 +14,7 @@ from lmtx_jax.planning.judged import Judged
 from lmtx_jax.snapshot import Snapshot
 from lmtx_jax.stages import Stages
 from lmtx_jax.teacher.pairs import Pairs, Tally
-from lmtx_jax.types import NO, YES, PseudoLabels, Ragged, UserError
+from lmtx_jax.types import NO, YES, PseudoLabels, UserError
 
 
 def check_budget(budget: int, num_cycles: int, inputs: Inputs) -> None:
@@ -52,38 +50,23 @@ def teach(stages: Stages, cycle: int, snapshot: Snapshot) -> PseudoLabels:
   """Asks a cycle's questions; all yeses and noes of the run so far."""
   run, num_docs = stages.run, len(stages.inputs.train.corpus)
 
-  def make() -> dict[str, np.ndarray]:
-    run.bind('teacher', stages.teacher.identity)
+  def ask() -> tuple[PseudoLabels, Tally]:
     before = Judged.none()
     for earlier in range(cycle):
       path = run.cycle_file(earlier, 'judged.npz')
       before += Judged(**read_arrays(path))
-    evidence = _evidence(stages, cycle, snapshot)
+    evidence = _evidence(stages, snapshot)
     with run.timed(cycle, 'teach'):
       found, tally = _ask(stages, cycle, evidence, before)
-      judged = before + found
     if processes.is_lead():
       write_arrays(run.cycle_file(cycle, 'judged.npz'), found._asdict())
-    accepted = judged.rows(judged.answers == YES, num_docs)
-    rejected = judged.rows(judged.answers == NO, num_docs)
-    stages.report_teaching(cycle, PseudoLabels(accepted, rejected), tally)
-    return {
-      'accepted_values': accepted.values,
-      'accepted_offsets': accepted.offsets,
-      'rejected_values': rejected.values,
-      'rejected_offsets': rejected.offsets,
-    }
+    judged = before + found
+    accepted, rejected = (
+      judged.rows(judged.answers == answer, num_docs) for answer in (YES, NO)
+    )
+    return PseudoLabels(accepted, rejected), tally
 
-  arrays = run.once(
-    run.cycle_file(cycle, 'pseudo_labels.npz'),
-    make,
-    write_arrays,
-    read_arrays,
-  )
-  return PseudoLabels(
-    Ragged(arrays['accepted_values'], arrays['accepted_offsets']),
-    Ragged(arrays['rejected_values'], arrays['rejected_offsets']),
-  )
+  return stages.taught(cycle, ask)
 
 
 def _ask(
@@ -110,26 +93,10 @@ def _ask(
       len(found.docs),
       count,
     )
-  return found, _sum(tallies)
+  return found, Tally.sum(tallies)
 
 
-def _sum(tallies: list[Tally]) -> Tally:
-  total = Tally(0, 0, 0, 0, 0, {})
-  for tally in tallies:
-    usage = {
-      name: total.usage.get(name, 0) + tally.usage.get(name, 0)
-      for name in total.usage | tally.usage
-    }
-    sums = {
-      field.name: getattr(total, field.name) + getattr(tally, field.name)
-      for field in dataclasses.fields(Tally)
-      if field.name != 'usage'
-    }
-    total = Tally(**sums, usage=usage)
-  return total
-
-
-def _evidence(stages: Stages, cycle: int, snapshot: Snapshot) -> Evidence:
+def _evidence(stages: Stages, snapshot: Snapshot) -> Evidence:
   """What is known in this cycle; without words if they are not wanted."""
   rankings, inputs = stages.rankings, stages.inputs
   plan, depth = stages.config.plan, stages.config.plan.plan_candidates

@@ -264,6 +264,21 @@ def binding_flags(configs: Sequence[Any]) -> dict[str, str]:
   return {k: v for k, v in all_flags(configs).items() if k in binding}
 
 
+def read_run_flags(path: str) -> tuple[dict[str, str], dict[str, str]]:
+  """As `read_flags`, of a run that others began.
+
+  Raises:
+    UserError: no run wrote the file.
+  """
+  try:
+    header, flags = read_flags(path)
+  except UnicodeDecodeError as e:
+    raise UserError(f'{path} is not UTF-8 text: {e}') from e
+  if not header.keys() >= {'data', 'name'}:
+    raise UserError(f'{path} was not written by a run')
+  return header, flags
+
+
 def read_flags(path: str) -> tuple[dict[str, str], dict[str, str]]:
   """Header and flags of a flags.txt."""
   header, values = {}, {}

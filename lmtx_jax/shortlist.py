@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from tqdm import tqdm
@@ -95,7 +95,7 @@ def tag_documents(
     k: labels a document.
     desc: name on the progress bar; no bar without one.
   """
-  return joined(
+  return Shortlist.joined(
     make_shortlist(index, embeddings, filters.take(rows), k)
     for rows, embeddings in embedded(encoder, documents, widths, desc)
   )
@@ -123,12 +123,3 @@ def embedded(
       rows,
       encoder.encode(documents.take(rows), widths, desc=name if desc else None),
     )
-
-
-def joined(parts: Iterable[Shortlist]) -> Shortlist:
-  """The shortlists of blocks of documents as one."""
-  parts = list(parts)
-  return Shortlist(
-    np.concatenate([part.labels for part in parts]),
-    np.concatenate([part.scores for part in parts]),
-  )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import functools
 import os
 from typing import Any
@@ -112,10 +113,9 @@ class Stages:
     """The teacher's yeses among the shortlists."""
     run, train = self.run, self.inputs.train
 
-    def make() -> dict[str, np.ndarray]:
-      run.bind('teacher', self.teacher.identity)
+    def ask() -> tuple[PseudoLabels, Tally]:
       with run.timed(cycle, 'teach'):
-        found, tally = pseudo_labels(
+        return pseudo_labels(
           self.store,
           self.teacher,
           train.texts,
@@ -124,7 +124,19 @@ class Stages:
           f'{run.run_id}/cycle_{cycle:02d}',
           self.asking_report(cycle),
         )
-      self.report_teaching(cycle, found, tally)
+
+    return self.taught(cycle, ask)
+
+  def taught(
+    self, cycle: int, ask: Callable[[], tuple[PseudoLabels, Tally]]
+  ) -> PseudoLabels:
+    """A cycle's pseudo labels: `ask` makes them if they are not there yet."""
+    run = self.run
+
+    def make() -> dict[str, np.ndarray]:
+      run.bind('teacher', self.teacher.identity)
+      found, tally = ask()
+      self._report_teaching(cycle, found, tally)
       return {
         'accepted_values': found.accepted.values,
         'accepted_offsets': found.accepted.offsets,
@@ -152,7 +164,7 @@ class Stages:
 
     return report
 
-  def report_teaching(
+  def _report_teaching(
     self, cycle: int, found: PseudoLabels, tally: Tally
   ) -> None:
     """Writes what a summary tells of a cycle's questions."""

@@ -104,6 +104,15 @@ class Shortlist:
   labels: np.ndarray
   scores: np.ndarray
 
+  @classmethod
+  def joined(cls, parts: Iterable[Shortlist]) -> Shortlist:
+    """The shortlists of blocks of documents as one."""
+    parts = list(parts)
+    return cls(
+      np.concatenate([part.labels for part in parts]),
+      np.concatenate([part.scores for part in parts]),
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class Verdicts:

@@ -7,6 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from lmtx_jax import embeddings as embeddings_lib
 from lmtx_jax import fusion
 from lmtx_jax.data.corpus import Texts
 from lmtx_jax.fusion import (
@@ -109,7 +110,7 @@ def test_mix_is_the_obvious_one(seed, weight, k, dtype):
   case = Case(seed, dtype=dtype)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(fusion, '_BLOCK', 2)
-    patch.setattr(fusion, '_MAX_NUMBERS', 2 * DIM)
+    patch.setattr(embeddings_lib, '_BLOCK_BYTES', 8 * DIM)
     found = mix(*case.arguments, weight, k)
   labels, scores = slow_mix(case, weight, k)
   assert found.labels.dtype == np.int32 and found.scores.dtype == np.float32

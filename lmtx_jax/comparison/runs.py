@@ -17,7 +17,7 @@ import numpy as np
 
 from lmtx_jax.config import TRAINING
 from lmtx_jax.files import read_arrays, read_json
-from lmtx_jax.run_dir import read_flags
+from lmtx_jax.run_dir import read_run_flags
 from lmtx_jax.types import UserError
 
 _SUMMARY_KEYS = ('cycles', 'test', 'initial', 'seconds')
@@ -163,12 +163,7 @@ def _read(path: str) -> Run:
   if not os.path.isfile(flags_path):
     what = 'is no run: no flags.txt in it'
     raise UserError(f'{path} {what if os.path.isdir(path) else "is no folder"}')
-  try:
-    header, flags = read_flags(flags_path)
-  except UnicodeDecodeError as e:
-    raise UserError(f'{flags_path} is not UTF-8 text: {e}') from e
-  if not header.keys() >= {'data', 'name'}:
-    raise UserError(f'{flags_path} was not written by a run')
+  header, flags = read_run_flags(flags_path)
   for name, value in flags.items():
     if kind(name) in (int, float) and not _is_number(value):
       raise UserError(f'{flags_path}: --{name}={value} is no number')

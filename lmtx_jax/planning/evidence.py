@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lmtx_jax.embeddings import as_float32
+from lmtx_jax.embeddings import inner_products
 from lmtx_jax.lexical_index import LexicalIndex
 from lmtx_jax.planning.judged import READABLE, Judged
 from lmtx_jax.types import YES, Ragged, Shortlist
@@ -165,14 +165,9 @@ class Evidence:
       labels: `[num_pairs]` int64.
       answers: so far.
     """
-    dense = np.empty(len(docs), np.float32)
-    for start in range(0, len(docs), 2**16):
-      part = slice(start, start + 2**16)
-      dense[part] = np.einsum(
-        'ij,ij->i',
-        as_float32(self.doc_embeddings[docs[part]]),
-        as_float32(self.label_embeddings[labels[part]]),
-      )
+    dense = inner_products(
+      self.doc_embeddings, docs, self.label_embeddings, labels
+    )
     columns = [dense, _rank(self.dense, docs, dense)]
     if self.words:
       lexical = self.words.index.scores(self.words.vectors, docs, labels)

@@ -10,7 +10,6 @@ several yeses already. No true label is read.
 from __future__ import annotations
 
 from collections.abc import Callable
-import itertools
 
 from absl import logging
 import numpy as np
@@ -49,15 +48,12 @@ def ask(
   Returns:
     What was asked in this cycle.
   """
-  found = Judged.none()
-  for number in itertools.count(1):  # more rounds if one had too few candidates
+  found, number = Judged.none(), 0
+  num_rounds = min(num_rounds, num_questions)  # each has one at least
+  while len(found.docs) < num_questions:  # more rounds if candidates were few
+    number += 1
     target = num_questions * min(number, num_rounds) // num_rounds
-    count = target - len(found.docs)
-    if not count:
-      if target < num_questions:
-        continue
-      break
-    docs, labels = _choose(evidence, before + found, count)
+    docs, labels = _choose(evidence, before + found, target - len(found.docs))
     if not len(docs):
       break
     found += Judged(docs, labels, judge(docs, labels))

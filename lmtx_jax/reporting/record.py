@@ -16,7 +16,7 @@ import numpy as np
 
 from lmtx_jax.files import read_arrays, read_json
 from lmtx_jax.reporting.metric_log import MetricLog, read_log
-from lmtx_jax.run_dir import read_flags
+from lmtx_jax.run_dir import read_run_flags
 from lmtx_jax.types import UserError
 
 START = -1  # the cycle number of what comes before cycle 0
@@ -143,12 +143,7 @@ def read_record(path: str) -> RunRecord:
     raise UserError(f'--run_dir={path}: no such folder')
   if not os.path.isfile(flags_path):
     raise UserError(f'--run_dir={path} is no run: no flags.txt in it')
-  try:
-    header, flags = read_flags(flags_path)
-  except UnicodeDecodeError as e:
-    raise UserError(f'{flags_path} is not UTF-8 text: {e}') from e
-  if not header.keys() >= {'data', 'name'}:
-    raise UserError(f'{flags_path} was not written by a run')
+  header, flags = read_run_flags(flags_path)
   notes: list[str] = []
   log, broken = read_log(os.path.join(path, 'metrics.jsonl'))
   if broken:

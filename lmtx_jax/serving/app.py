@@ -20,7 +20,12 @@ from lmtx_jax.serving.errors import Refused, error_response
 from lmtx_jax.serving.keys import Keys
 from lmtx_jax.serving.limits import Gate, Limits
 from lmtx_jax.serving.metrics import Metrics
-from lmtx_jax.serving.routes import label_routes, operation_routes, tag_routes
+from lmtx_jax.serving.routes import (
+  change_routes,
+  label_routes,
+  operation_routes,
+  tag_routes,
+)
 from lmtx_jax.serving.tagger import Tagger
 
 _PAGES = {
@@ -92,7 +97,8 @@ def create_app(
     operation_routes(tagger, batcher, keys, limits, metrics, editing)
   )
   app.include_router(tag_routes(tagger, batcher, keys, limits))
-  app.include_router(label_routes(tagger, batcher, editing, keys, limits))
+  app.include_router(label_routes(tagger, batcher, keys, limits))
+  app.include_router(change_routes(editing, keys, limits))
   _handle_errors(app)
   app.add_middleware(
     Gate, metrics=metrics, max_body_bytes=limits.max_body_bytes

@@ -166,25 +166,17 @@ def tag_routes(
 
 
 def label_routes(
-  tagger: Tagger,
-  batcher: Batcher,
-  editing: Editing,
-  keys: Keys,
-  limits: Limits,
+  tagger: Tagger, batcher: Batcher, keys: Keys, limits: Limits
 ) -> APIRouter:
-  """Lists labels and changes them."""
+  """Lists labels."""
   router = APIRouter(
-    prefix='/v1/labels', tags=['labels'], route_class=checked_route(limits)
+    prefix='/v1/labels',
+    tags=['labels'],
+    route_class=checked_route(limits),
+    dependencies=[Depends(keys.check_api)],
   )
-  may_read = [Depends(keys.check_api)]
-  may_change = [Depends(keys.check_labels)]
 
-  @router.get(
-    '',
-    response_model=schemas.LabelList,
-    dependencies=may_read,
-    responses=_ERRORS,
-  )
+  @router.get('', response_model=schemas.LabelList, responses=_ERRORS)
   def find(
     query: Annotated[str, Query(max_length=1000)] = '',
     offset: Annotated[int, Query(ge=0)] = 0,
@@ -197,10 +189,7 @@ def label_routes(
     )
 
   @router.get(
-    '/nearest',
-    response_model=schemas.NearestLabels,
-    dependencies=may_read,
-    responses=_CHANGE_ERRORS,
+    '/nearest', response_model=schemas.NearestLabels, responses=_CHANGE_ERRORS
   )
   async def nearest(
     uid: str, top_k: Annotated[int | None, Query(ge=1)] = None
@@ -214,13 +203,20 @@ def label_routes(
     labels = await batcher.call(lambda: tagger.nearest(view, label, count))
     return JSONResponse({'labels': labels})
 
-  @router.post(
-    '',
-    status_code=201,
-    response_model=schemas.LabelsChanged,
-    dependencies=may_change,
+  return router
+
+
+def change_routes(editing: Editing, keys: Keys, limits: Limits) -> APIRouter:
+  """Adds labels and removes them."""
+  router = APIRouter(
+    prefix='/v1/labels',
+    tags=['labels'],
+    route_class=checked_route(limits),
+    dependencies=[Depends(keys.check_labels)],
     responses=_CHANGE_ERRORS,
   )
+
+  @router.post('', status_code=201, response_model=schemas.LabelsChanged)
   async def add(wanted: schemas.AddRequest) -> Response:
     """Adds labels, all or none; the next request may be given them."""
     records = []
@@ -235,12 +231,7 @@ def label_routes(
     count = await editing.add(records)
     return JSONResponse({'changed': len(records), 'num_labels': count}, 201)
 
-  @router.delete(
-    '/{uid:text}',
-    response_model=schemas.LabelsChanged,
-    dependencies=may_change,
-    responses=_CHANGE_ERRORS,
-  )
+  @router.delete('/{uid:text}', response_model=schemas.LabelsChanged)
   async def remove(uid: str) -> Response:
     """Removes a label; no later request is given it."""
     return JSONResponse({'changed': 1, 'num_labels': await editing.remove(uid)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 from typing import Protocol
 
@@ -96,6 +96,19 @@ class Tally:
   invalid: int
   yes: int
   usage: dict[str, float] = dataclasses.field(default_factory=dict)
+
+  @classmethod
+  def sum(cls, tallies: Sequence[Tally]) -> Tally:
+    """Of questions that were asked one after the other."""
+    names = {name for tally in tallies for name in tally.usage}
+    counts = ('pairs', 'asked', 'reused', 'invalid', 'yes')
+    return cls(
+      **{name: sum(getattr(t, name) for t in tallies) for name in counts},
+      usage={
+        name: sum(t.usage.get(name, 0) for t in tallies)
+        for name in sorted(names)
+      },
+    )
 
   def costs(self) -> dict[str, float]:
     """What `usage` comes to, by name, for a report; empty if it is."""

@@ -5,6 +5,7 @@ import threading
 from fake_server import FakeSglangServer
 from fake_tokenizer import write_tokenizer
 from fault_proxy import FaultProxy
+from list_fakes import right
 import pytest
 
 from lmtx_jax.teacher.llm import dispatch, lane
@@ -53,6 +54,13 @@ def short_pauses(monkeypatch):
   monkeypatch.setattr(lane, '_FIRST_PAUSE_S', 0.005)
   monkeypatch.setattr(lane, '_LONGEST_PAUSE_S', 0.05)
   monkeypatch.setattr(dispatch, '_TICK_S', 0.2)
+
+
+@pytest.fixture
+def right_lists(servers):
+  """Both servers answer every list rightly."""
+  for server in servers:
+    server.answer = right
 
 
 @pytest.fixture

@@ -5,8 +5,10 @@ See tests/sglang_cpu/README.md: LMTX_SGLANG_VENV names its environment.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
+import random
 import shlex
 import signal
 import socket
@@ -22,6 +24,10 @@ from lmtx_jax.teacher.llm.memory_saver import call
 
 VENV = os.environ.get('LMTX_SGLANG_VENV', '')
 START_S = 240  # it takes 20 s where nothing else runs
+_STARTS = (
+  3  # a server that ends while it starts is started again, as by systemd
+)
+_FIRST_OUTGOING = 32_768  # Linux gives local ports from here on
 LAUNCH_CPU = pathlib.Path(__file__).parents[2] / 'sglang_cpu' / 'launch_cpu.py'
 # What a server of one GPU does not need; see tests/sglang_cpu/README.md.
 CPU_FLAGS = (
@@ -88,12 +94,25 @@ class SglangServer:
   def __exit__(self, *_) -> None:
     self.stop()
 
-  def start(self, wait: bool = True) -> None:
-    """Starts it, and by default waits until it answers."""
+  def start(self) -> None:
+    """Starts it and waits until it answers."""
+    for _ in range(_STARTS):
+      self.launch()
+      deadline = time.monotonic() + START_S
+      while self._guardian.poll() is None and time.monotonic() < deadline:
+        if self.is_healthy():
+          return
+        time.sleep(0.5)
+      self.stop()
+    raise AssertionError(self.log.read_text(errors='replace')[-3000:])
+
+  def launch(self) -> None:
+    """Starts it and waits for nothing."""
     assert self._guardian is None, 'it runs'
     command = [
       *(python(), str(LAUNCH_CPU), '--model-path', self.model),
       *('--host', '127.0.0.1', '--port', str(self._port)),
+      *('--nccl-port', str(_free_port())),
       *CPU_FLAGS,
       *self._flags,
     ]
@@ -107,17 +126,6 @@ class SglangServer:
         start_new_session=True,
         env={**os.environ, 'HF_HUB_OFFLINE': '1', 'TRANSFORMERS_OFFLINE': '1'},
       )
-    if wait:
-      self.wait()
-
-  def wait(self) -> None:
-    """Waits until it answers."""
-    deadline = time.monotonic() + START_S
-    while not self.is_healthy():
-      tail = self.log.read_text(errors='replace')[-3000:]
-      assert self._guardian.poll() is None, tail
-      assert time.monotonic() < deadline, tail
-      time.sleep(0.5)
 
   def is_healthy(self) -> bool:
     """Whether it answers."""
@@ -146,5 +154,13 @@ class SglangServer:
 
 
 def _free_port() -> int:
-  with socket.create_server(('127.0.0.1', 0)) as server:
-    return server.getsockname()[1]
+  """One that no outgoing connection is given while nobody listens there.
+
+  A killed server must find its port free, but the clients that look for it
+  meanwhile are given local ports above `_FIRST_OUTGOING`: the very same, once
+  in a while.
+  """
+  for port in random.SystemRandom().sample(range(10_000, _FIRST_OUTGOING), 100):
+    with contextlib.suppress(OSError), socket.create_server(('', port)):
+      return port
+  raise OSError('no port is free')

@@ -29,13 +29,9 @@ import pytest
 from lmtx_jax.teacher.verdict_store import VerdictStore
 from lmtx_jax.types import INVALID, UserError
 
-pytestmark = pytest.mark.usefixtures('short_pauses', 'no_leftovers')
-
-
-@pytest.fixture(autouse=True)
-def answers(servers):
-  for server in servers:
-    server.answer = right
+pytestmark = pytest.mark.usefixtures(
+  'short_pauses', 'no_leftovers', 'right_lists'
+)
 
 
 def swapped(lines, p_yes):

@@ -36,13 +36,9 @@ from lmtx_jax.teacher import prompts
 from lmtx_jax.teacher.llm import lists
 from lmtx_jax.types import UserError
 
-pytestmark = pytest.mark.usefixtures('short_pauses', 'no_leftovers')
-
-
-@pytest.fixture(autouse=True)
-def answers(servers):
-  for server in servers:
-    server.answer = right
+pytestmark = pytest.mark.usefixtures(
+  'short_pauses', 'no_leftovers', 'right_lists'
+)
 
 
 @pytest.mark.parametrize('batch_size', [1, 3, 32])

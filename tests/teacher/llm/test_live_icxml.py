@@ -121,7 +121,7 @@ def test_killed_and_started_again(server, path):
     server.kill()
     # No /health: its plain generation would meet ours in one batch, of which
     # sglang 0.5.20 dies.
-    server.start(wait=False)
+    server.launch()
 
   killing = threading.Thread(target=kill_and_start)
   killing.start()
