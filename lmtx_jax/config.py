@@ -328,6 +328,14 @@ class RunConfig:
     'method.',
     low=0,
   )
+  dev_tolerance: float = flag(
+    0.0,
+    'Standard errors by which the dev score of a cycle may be below the '
+    'highest; the last such cycle is kept. 0: stop where it does not rise, as '
+    'in the paper.',
+    low=0,
+    high=10,
+  )
   seed: int = flag(0, 'Seed of every draw.', low=0, high=2**32 - 1)
   report: bool = flag(
     True, 'Write RUN/report.html after each cycle.', operational=True

@@ -27,6 +27,7 @@ from lmtx_jax.data.builders import load_dataset
 from lmtx_jax.data.corpus import Dataset
 from lmtx_jax.dry_run import dry_run
 from lmtx_jax.encoder_source import load_encoder
+from lmtx_jax.evaluation.stopping import best_cycle
 from lmtx_jax.metric_writer import MetricWriter
 from lmtx_jax.report import write_report
 from lmtx_jax.run_dir import RunDir, all_flags, binding_flags
@@ -34,7 +35,6 @@ from lmtx_jax.snapshot import Snapshot
 from lmtx_jax.stages import Stages
 from lmtx_jax.summary import (
   Outcome,
-  best_cycle,
   make_summary,
   table,
   write_summary,
@@ -194,14 +194,16 @@ def lmtx(stages: Stages, look: Callable[[], None]) -> Outcome:
   config = stages.config
   start = snapshot = stages.warm_up()
   initial = stages.test_scores(-1, start)
-  best, dev_scores, test_scores = start, [], []
+  best, kept, dev_scores, test_scores = start, None, [], []
+  pseudo_labels = None
   stopped_because = 'all cycles done'
   for cycle in range(config.run.num_cycles):
     if config.plan.teacher_budget:
       pseudo_labels = planned.teach(stages, cycle, snapshot)
     else:
       shortlist = stages.rankings.shortlist(snapshot)
-      pseudo_labels = stages.teach(cycle, shortlist)
+      before = pseudo_labels if config.plan.train_on == 'run' else None
+      pseudo_labels = stages.teach(cycle, shortlist, before)
     if not len(pseudo_labels.accepted.values):
       stopped_because = 'the teacher accepted nothing'
       break
@@ -212,7 +214,10 @@ def lmtx(stages: Stages, look: Callable[[], None]) -> Outcome:
     test_scores.append(stages.test_scores(cycle, snapshot))
     logging.info('cycle %d: dev P@1 %.1f', cycle, dev_scores[-1])
     look()
-    if best_cycle(dev_scores) != cycle:
+    kept = best_cycle(
+      dev_scores, config.run.dev_tolerance, len(stages.inputs.dev.corpus)
+    )
+    if kept != cycle:
       stopped_because = 'the dev score did not rise'
       break
     best = snapshot
@@ -224,7 +229,7 @@ def lmtx(stages: Stages, look: Callable[[], None]) -> Outcome:
     )
   return Outcome(
     best,
-    best_cycle(dev_scores),
+    kept,
     initial,
     stopped_because,
     dev_scores,

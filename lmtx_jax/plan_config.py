@@ -18,6 +18,12 @@ class PlanConfig:
     'shortlisted pair in every cycle, as in the paper.',
     low=0,
   )
+  train_on: str = flag(
+    'cycle',
+    'Whose yeses a cycle trains on: its own, as in the paper, or those of the '
+    'whole run so far, which --teacher_budget always does.',
+    choices=('cycle', 'run'),
+  )
   plan_rounds: int = flag(
     8,
     'Rounds a cycle of --teacher_budget; after each the planner learns from '

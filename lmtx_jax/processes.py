@@ -9,7 +9,7 @@ as long as another works; arrays by collectives of the devices.
 from __future__ import annotations
 
 import _thread
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import glob
 import importlib.util
 import itertools
@@ -221,6 +221,28 @@ def broadcast(array: np.ndarray) -> np.ndarray:
   if array.dtype == bool:
     return broadcast(array.view(np.uint8)).view(bool)
   return np.asarray(multihost_utils.broadcast_one_to_all(array))
+
+
+def lead_arrays(make: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
+  """Arrays of numbers that the leading process makes, told to all.
+
+  `make` is called on the leading process only; the others wait.
+  """
+  made = list(make()) if is_lead() else []
+  kinds = lead(lambda: [(list(array.shape), array.dtype.str) for array in made])
+  if count() == 1:
+    return made
+  told = []
+  for i, (shape, dtype) in enumerate(kinds):
+    # As bytes: JAX has no 64 bits here.
+    mine = (
+      made[i].tobytes()
+      if made
+      else bytes(int(np.prod(shape)) * np.dtype(dtype).itemsize)
+    )
+    data = broadcast(np.frombuffer(mine, np.uint8))
+    told.append(np.frombuffer(data.tobytes(), dtype).reshape(shape))
+  return told
 
 
 def leave() -> None:

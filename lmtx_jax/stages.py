@@ -109,13 +109,15 @@ class Stages:
     start = self._loaded.params
     return self._loaded.next(self.trainer.fit(_WARMUP, start, training), 0)
 
-  def teach(self, cycle: int, shortlist: Shortlist) -> PseudoLabels:
-    """The teacher's yeses among the shortlists."""
+  def teach(
+    self, cycle: int, shortlist: Shortlist, before: PseudoLabels | None = None
+  ) -> PseudoLabels:
+    """The teacher's answers among the shortlists, and those `before`."""
     run, train = self.run, self.inputs.train
 
     def ask() -> tuple[PseudoLabels, Tally]:
       with run.timed(cycle, 'teach'):
-        return pseudo_labels(
+        found, tally = pseudo_labels(
           self.store,
           self.teacher,
           train.texts,
@@ -124,6 +126,7 @@ class Stages:
           f'{run.run_id}/cycle_{cycle:02d}',
           self.asking_report(cycle),
         )
+      return found.union(before) if before else found, tally
 
     return self.taught(cycle, ask)
 

@@ -90,13 +90,6 @@ def _read(path: str) -> dict[str, Any]:
   return read_json(path) if os.path.exists(path) else {}
 
 
-def best_cycle(dev_scores: list[float]) -> int | None:
-  """The first of the highest dev scores; None where there is no cycle."""
-  if not dev_scores:
-    return None
-  return max(range(len(dev_scores)), key=dev_scores.__getitem__)
-
-
 def write_summary(run: RunDir, summary: dict[str, Any]) -> None:
   """Writes RUN/summary.json."""
   with staged(os.path.join(run.path, 'summary.json')) as temporary:

@@ -62,6 +62,16 @@ class Ragged:
     )
     return Ragged(np.asarray(self.values[positions]), offsets)
 
+  def union(self, other: Ragged) -> Ragged:
+    """The values of both in each row, ascending and none twice."""
+    base = 1 + int(max(self.values.max(initial=0), other.values.max(initial=0)))
+    keys = np.unique(
+      np.concatenate([r.row_ids * base + r.values for r in (self, other)])
+    )
+    lengths = np.bincount(keys // base, minlength=len(self))
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return Ragged((keys % base).astype(self.values.dtype), offsets)
+
   def without(self, banned: Ragged) -> Ragged:
     """The rows less the values that stand in the same row of `banned`."""
     base = 1 + max(self.values.max(initial=0), banned.values.max(initial=0))
@@ -142,3 +152,9 @@ class PseudoLabels:
 
   accepted: Ragged
   rejected: Ragged
+
+  def union(self, other: PseudoLabels) -> PseudoLabels:
+    """These and the others, of the same documents and teacher."""
+    return PseudoLabels(
+      self.accepted.union(other.accepted), self.rejected.union(other.rejected)
+    )

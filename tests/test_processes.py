@@ -14,6 +14,7 @@ import pytest
 from run_fixtures import on_devices, read_jsonl, spawn
 
 from lmtx_jax import processes
+from lmtx_jax.files import read_arrays
 
 FLAGS = (  # few steps: one of two processes costs a tenth of a second or more
   '--epochs=5',
@@ -142,6 +143,32 @@ def test_the_same_artifacts(runs):
     np.testing.assert_allclose(first, second, atol=1e-4)
 
 
+def test_the_leading_one_plans(tiny, tmp_path):
+  """Within a budget each question is asked once, by one of the two."""
+  flags = (
+    *(*tiny, *FLAGS, '--shortlist=hybrid', '--teacher_budget=192'),
+    *('--plan_candidates=8', '--neighbours=4', '--plan_rounds=3'),
+  )
+  alone = start(*flags, f'--run_dir={tmp_path / "one"}', num=1, devices=1)
+  two = start(*flags, f'--run_dir={tmp_path / "two"}')
+  assert [code for code, *_ in finish(alone) + finish(two)] == [0, 0, 0]
+  one, two = (verdicts(tmp_path / name) for name in ('one', 'two'))
+  assert 160 < len(two) <= 192 and {row[3] for row in two} == {1}
+  pairs = [{row[:2] for row in rows} for rows in (one, two)]
+  # Embeddings differ in the last digits, and so does what is the likeliest.
+  assert len(pairs[0] & pairs[1]) > 0.7 * len(pairs[0])
+  planned = [
+    read_arrays(tmp_path / 'two' / f'cycle_{cycle:02d}' / 'judged.npz')
+    for cycle in range(2)
+  ]
+  asked = {
+    pair
+    for found in planned
+    for pair in zip(found['docs'], found['labels'], strict=True)
+  }
+  assert len(asked) == 160
+
+
 def test_a_run_goes_on_with_other_processes(tiny, runs, tmp_path):
   """Killed at 2 x 4 in mid-training, finished at 1 x 1."""
   run = tmp_path / 'run'
@@ -237,6 +264,7 @@ def test_shares_cover_all_rows(monkeypatch):
 
 SLURM_TASK = """
 from lmtx_jax import processes
+from lmtx_jax.files import read_arrays
 processes.join('', 1, 0, 60)
 print(processes.lead(lambda: [processes.count(), processes.index()]))
 processes.leave()

@@ -10,6 +10,7 @@ several yeses already. No true label is read.
 from __future__ import annotations
 
 from collections.abc import Callable
+import functools
 
 from absl import logging
 import numpy as np
@@ -18,6 +19,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from lmtx_jax import processes
 from lmtx_jax.fusion import reciprocal_ranks
 from lmtx_jax.planning.evidence import Answers, Evidence
 from lmtx_jax.planning.judged import READABLE, Judged
@@ -53,7 +55,10 @@ def ask(
   while len(found.docs) < num_questions:  # more rounds if candidates were few
     number += 1
     target = num_questions * min(number, num_rounds) // num_rounds
-    docs, labels = _choose(evidence, before + found, target - len(found.docs))
+    count = target - len(found.docs)
+    docs, labels = processes.lead_arrays(
+      functools.partial(_choose, evidence, before + found, count)
+    )
     if not len(docs):
       break
     found += Judged(docs, labels, judge(docs, labels))

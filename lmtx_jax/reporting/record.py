@@ -14,6 +14,7 @@ import zlib
 
 import numpy as np
 
+from lmtx_jax.evaluation.stopping import best_cycle
 from lmtx_jax.files import read_arrays, read_json
 from lmtx_jax.reporting.metric_log import MetricLog, read_log
 from lmtx_jax.run_dir import read_run_flags
@@ -102,12 +103,13 @@ class RunRecord:
     if self.summary:
       return self.summary.get('best_cycle')
     if self.method == 'lmtx':
-      scored = [
-        (cycle.dev['p@1'], -cycle.number)
-        for cycle in self.cycles
-        if cycle.dev.get('p@1') is not None
-      ]
-      return -max(scored)[1] if scored else None
+      scored = [c for c in self.cycles if c.dev.get('p@1') is not None]
+      kept = best_cycle(
+        [cycle.dev['p@1'] for cycle in scored],
+        float(self.flags.get('dev_tolerance', 0)),
+        max((cycle.dev.get('pairs', 1) for cycle in scored), default=1),
+      )
+      return None if kept is None else scored[kept].number
     scored = [cycle.number for cycle in self.cycles if cycle.test]
     return max(scored, default=None)
 
