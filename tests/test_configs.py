@@ -40,7 +40,7 @@ def test_all_are_there():
 @pytest.mark.parametrize('name', NAMES)
 def test_parses(monkeypatch, name):
   config = read(monkeypatch, name)
-  if name == 'base':
+  if name in ('base', 'plus'):
     assert not config.source.dataset
   else:
     assert slug_of(config.source.dataset) == config.source.dataset
@@ -93,6 +93,26 @@ def test_holds_what_the_paper_did_everywhere(monkeypatch, name):
   assert not train.warm_start  # every cycle starts from the pretrained weights
   assert config.warmup.warmup_epochs == 0
   assert config.run.method == 'lmtx'
+
+
+@pytest.mark.parametrize('name', [*PAPER, 'eurlex57k'])
+def test_plus_asks_a_third(monkeypatch, name):
+  paper, plus = (read(monkeypatch, x) for x in (name, f'{name}_plus'))
+  num_cycles = paper.run.num_cycles
+  # All documents of the two small ones are trained on.
+  docs = {'eurlex4k': 15_511, 'wiki10_31k': 14_146}.get(name, 30_000)
+  pairs = docs * paper.shortlist.shortlist_size * num_cycles
+  dev = num_cycles * paper.sample.num_dev_docs
+  assert abs(plus.plan.teacher_budget - dev - pairs / 3) < 100
+  changed = {
+    flag
+    for part, other in zip(paper.parts, plus.parts, strict=True)
+    for flag, value in vars(part).items()
+    if vars(other)[flag] != value
+  }
+  assert changed == {
+    *('shortlist', 'lexical_weight', 'dev_tolerance', 'teacher_budget')
+  }
 
 
 def test_quickstart_needs_nothing_from_outside(monkeypatch):
