@@ -1,7 +1,7 @@
 """Two rankings of labels made into one.
 
 `mix` ranks by dense + weight * lexical, each candidate of either ranking having
-both scores. `choose_weight` takes the weight that a teacher's verdicts favour.
+both scores; `reciprocal_ranks` looks at places alone.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import scipy.sparse as sp
 
 from lmtx_jax.embeddings import inner_products
 from lmtx_jax.lexical_index import LexicalIndex
-from lmtx_jax.types import YES, Shortlist
+from lmtx_jax.types import Shortlist
 
-WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 _CONSTANT = 60  # of Cormack, Clarke and Buettcher, 2009
 _BLOCK = 8192  # documents whose candidates are held at a time
 
@@ -36,18 +35,6 @@ class Candidates:
   label_index: np.ndarray
   dense: np.ndarray
   lexical: np.ndarray
-
-  def __len__(self) -> int:
-    return len(self.doc_index)
-
-  def take(self, keep: np.ndarray) -> Candidates:
-    """Some of them: `keep` is a mask, or ascending indices."""
-    return Candidates(
-      self.doc_index[keep],
-      self.label_index[keep],
-      self.dense[keep],
-      self.lexical[keep],
-    )
 
 
 def candidates(
@@ -149,46 +136,6 @@ def reciprocal_ranks(
   )
 
 
-def contenders(
-  found: Candidates, weights: Sequence[float] = WEIGHTS
-) -> np.ndarray:
-  """The candidates that are first of their document under some weight.
-
-  They are all that `choose_weight` needs verdicts of.
-
-  Returns:
-    `[q]` int64, ascending places in `found`.
-  """
-  firsts = [_firsts(found, weight) for weight in weights]
-  return np.unique(np.concatenate([np.zeros(0, np.int64), *firsts]))
-
-
-def choose_weight(
-  found: Candidates, answer: np.ndarray, weights: Sequence[float] = WEIGHTS
-) -> tuple[float, np.ndarray]:
-  """The weight whose first labels the teacher accepts most.
-
-  Args:
-    found: candidates that the teacher was asked about; at least `contenders`.
-    answer: `[p]` int8, YES, NO or INVALID, of each of them.
-    weights: to choose from.
-
-  Returns:
-    The best weight, of equally good ones the smallest, and for each of
-    `weights` the share of documents (of those with candidates) whose first
-    label has a yes, `[len(weights)]` f64; 0 without candidates.
-  """
-  num_docs = max(1, len(np.unique(found.doc_index)))
-  shares = np.array(
-    [
-      np.count_nonzero(answer[_firsts(found, weight)] == YES) / num_docs
-      for weight in weights
-    ]
-  )
-  best = np.asarray(weights, float)[shares == shares.max()]
-  return float(best.min()), shares
-
-
 def _add_ranks(tables: list[np.ndarray], k: int, constant: float) -> Shortlist:
   """`reciprocal_ranks` of `[num_docs, any]` labels each."""
   base = 1 + max(int(table.max(initial=0)) for table in tables)
@@ -201,14 +148,6 @@ def _add_ranks(tables: list[np.ndarray], k: int, constant: float) -> Shortlist:
   sums = np.bincount(place, np.concatenate(shares), minlength=len(both))
   docs, labels = np.divmod(both, base)
   return _best(docs, labels, sums.astype(np.float32), len(tables[0]), k)
-
-
-def _firsts(found: Candidates, weight: float) -> np.ndarray:
-  """Places of each document's first candidate, documents ascending."""
-  scores = found.dense + np.float32(weight) * found.lexical
-  order = np.lexsort((found.label_index, -scores, found.doc_index))
-  _, first = np.unique(found.doc_index, return_index=True)
-  return order[first]
 
 
 def _blocks(num_docs: int) -> Iterator[slice]:

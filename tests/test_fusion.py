@@ -11,17 +11,14 @@ from lmtx_jax import embeddings as embeddings_lib
 from lmtx_jax import fusion
 from lmtx_jax.data.corpus import Texts
 from lmtx_jax.fusion import (
-  WEIGHTS,
   Candidates,
   candidates,
-  choose_weight,
-  contenders,
   mix,
   rank,
   reciprocal_ranks,
 )
 from lmtx_jax.lexical_index import LexicalIndex
-from lmtx_jax.types import INVALID, NO, YES, Ragged, Shortlist
+from lmtx_jax.types import Ragged, Shortlist
 
 WORDS = ['aa', 'bb', 'cc', 'dd', 'ee', 'ff']
 DIM = 3
@@ -215,57 +212,3 @@ def test_reciprocal_ranks_are_the_obvious_ones(seed, lists, k, constant):
   labels, scores = slow_reciprocal([t.tolist() for t in tables], k, constant)
   assert found.labels.tolist() == labels
   np.testing.assert_allclose(found.scores, scores, rtol=1e-6)
-
-
-def judged(seed):
-  case = Case(seed, num_docs=8)
-  found = candidates(*case.arguments)
-  draw = np.random.default_rng(seed)
-  return found, draw.choice([YES, NO, INVALID], len(found)).astype(np.int8)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6))
-def test_the_weight_whose_first_labels_have_most_yeses(seed):
-  found, answer = judged(seed)
-  verdict = dict(
-    zip(
-      zip(found.doc_index.tolist(), found.label_index.tolist(), strict=True),
-      answer.tolist(),
-      strict=True,
-    )
-  )
-  shares = []
-  for weight in WEIGHTS:
-    top = rank(found, 8, weight, 1).labels[:, 0]
-    answers = [verdict[d, t] for d, t in enumerate(top.tolist()) if t >= 0]
-    shares.append(np.mean(np.array(answers) == YES))
-  weight, told = choose_weight(found, answer)
-  np.testing.assert_allclose(told, shares)
-  assert weight == WEIGHTS[int(np.argmax(shares))]
-  # Verdicts of no other candidates are needed.
-  asked = contenders(found)
-  fewer = choose_weight(found.take(asked), answer[asked])
-  assert fewer[0] == weight and np.array_equal(fewer[1], told)
-
-
-def test_few_verdicts_are_needed():
-  found, _ = judged(5)
-  assert len(contenders(found, [0.0])) == len(np.unique(found.doc_index))
-  assert len(contenders(found)) < len(found)
-
-
-def test_the_order_of_the_weights_does_not_matter():
-  found, answer = judged(2)
-  assert (
-    choose_weight(found, answer, WEIGHTS[::-1])[0]
-    == choose_weight(found, answer)[0]
-  )
-
-
-def test_without_verdicts_the_smallest_weight():
-  none = np.zeros(0, np.int64)
-  found = Candidates(none, none, none, none)
-  weight, shares = choose_weight(found, none)
-  assert weight == 0.0 and shares.tolist() == [0.0] * len(WEIGHTS)
-  assert len(contenders(found)) == 0

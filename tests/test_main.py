@@ -31,6 +31,8 @@ import safetensors.numpy
 from lmtx_jax.config import SourceConfig, TextConfig
 from lmtx_jax.data.builders import load_dataset
 from lmtx_jax.data.corpus import document_texts, label_texts
+from lmtx_jax.files import read_arrays
+from lmtx_jax.types import Ragged
 
 METRICS = {
   *('P@1', 'P@3', 'P@5', 'R@1', 'R@3', 'R@5', 'R@10', 'R@100'),
@@ -260,6 +262,42 @@ def test_stops_when_the_dev_score_does_not_rise(tiny, tmp_path):
   assert summary['best_cycle'] == 0
   assert 'did not rise' in summary['stopped_because']
   assert summary['test'] == summary['initial']
+
+
+def test_a_tolerance_goes_on_and_keeps_the_last(tiny, tmp_path):
+  """What does not rise does not fall either, and each cycle learns of all."""
+  run = tmp_path / 'run'
+  summary = train(
+    run,
+    (*tiny, '--teacher=oracle', '--num_cycles=3', '--train_on=run'),
+    *('--learning_rate=0', '--epochs=1', '--dev_tolerance=1'),
+  )
+  assert [row['cycle'] for row in summary['cycles']] == [0, 1, 2]
+  assert summary['best_cycle'] == 2
+  assert summary['stopped_because'] == 'all cycles done'
+
+
+def test_the_yeses_of_the_whole_run(tiny, tmp_path):
+  run = tmp_path / 'run'
+  train(
+    run,
+    (*tiny, '--teacher=oracle', '--train_on=run', '--dev_tolerance=9'),
+    *('--oracle_false_yes=0.5', '--shortlist_size=3', '--epochs=2'),
+  )
+  accepted, shown = [], []
+  for cycle in range(2):
+    arrays = read_arrays(run / f'cycle_{cycle:02d}' / 'pseudo_labels.npz')
+    rows = Ragged(arrays['accepted_values'], arrays['accepted_offsets'])
+    accepted.append({(d, n) for d, row in enumerate(rows) for n in row})
+    labels = read_arrays(run / f'cycle_{cycle:02d}' / 'shortlist.npz')['labels']
+    shown.append({(d, n) for d, row in enumerate(labels) for n in row})
+  assert accepted[0] <= accepted[1] and accepted[0] - shown[1]
+  with sqlite3.connect(run / 'verdicts.sqlite') as db:
+    (num_yes,) = db.execute(
+      'SELECT count(*) FROM verdicts v JOIN askers a ON v.asked_by = a.id'
+      " WHERE v.answer = 1 AND a.name LIKE '%cycle%'"
+    ).fetchone()
+  assert len(accepted[1]) >= num_yes > len(accepted[0])
 
 
 def test_an_encoder_without_normalisation_scores_by_cosine(
