@@ -116,6 +116,9 @@ def parse_words(
     raise UserError(reason) from e
   except UnicodeDecodeError as e:
     raise UserError(f'the --flagfile is not UTF-8 text: {e}') from e
+  for name in values:
+    if values[name].value != values[name].value:  # within any bounds
+      raise UserError(f'--{name}=nan is no number')
   return values, words[1:]
 
 

@@ -7,7 +7,6 @@ library is handed configs and never reads flags.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 
 from lmtx_jax.baseline_config import IcxmlConfig, MethodConfig
@@ -403,14 +402,16 @@ class Config:
         f'--dry_run tells what the teacher is asked, and nobody is by --method='
         f'{self.run.method} --num_cycles={self.run.num_cycles}'
       )
-    if self.run.method != 'lmtx' and self.train.hard_negatives:
-      raise UserError('--hard_negatives goes with --method=lmtx alone')
-    if self.run.method != 'lmtx' and self.train.batching != 'length':
-      raise UserError('--batching=clusters goes with --method=lmtx alone')
-    if self.run.method != 'lmtx' and self.plan.teacher_budget:
-      raise UserError('--teacher_budget goes with --method=lmtx alone')
-    if math.isnan(self.shortlist.lexical_weight):
-      raise UserError('--lexical_weight=nan is no number')
+    of_lmtx = {
+      'hard_negatives': self.train.hard_negatives,
+      'batching=clusters': self.train.batching != 'length',
+      'teacher_budget': self.plan.teacher_budget,
+      'train_on=run': self.plan.train_on == 'run',
+      'dev_tolerance': self.run.dev_tolerance,
+    }
+    for flag_name, is_set in of_lmtx.items():
+      if is_set and self.run.method != 'lmtx':
+        raise UserError(f'--{flag_name} goes with --method=lmtx alone')
     if self.run.method != 'simcse' and self.method.training_head:
       raise UserError('--training_head goes with --method=simcse alone')
     if self.run.method == 'icxml' and self.teacher.teacher != 'sglang':

@@ -219,6 +219,8 @@ def lmtx(stages: Stages, look: Callable[[], None]) -> Outcome:
     )
     if kept != cycle:
       stopped_because = 'the dev score did not rise'
+      if config.run.dev_tolerance:
+        stopped_because = 'the dev score fell by more than --dev_tolerance'
       break
     best = snapshot
   if config.run.num_cycles and not dev_scores:

@@ -109,8 +109,6 @@ def main(values: flags.FlagValues) -> None:
   for name in ('bundle', 'input', 'output'):
     if not getattr(config, name):
       raise UserError(f'--{name} is not set')
-  if math.isnan(config.min_score):
-    raise UserError('--min_score=nan is no number')
   devices.setup(config.data_cache)
   check_input(config.input)
   _check_output(config)

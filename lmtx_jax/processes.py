@@ -224,9 +224,14 @@ def broadcast(array: np.ndarray) -> np.ndarray:
 
 
 def lead_arrays(make: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
-  """Arrays of numbers that the leading process makes, told to all.
+  """Arrays that the leading process makes, told to all.
 
-  `make` is called on the leading process only; the others wait.
+  Args:
+    make: gives numeric arrays of any shapes; called on the leading process
+      only, for which the others wait.
+
+  Returns:
+    The same arrays everywhere.
   """
   made = list(make()) if is_lead() else []
   kinds = lead(lambda: [(list(array.shape), array.dtype.str) for array in made])
@@ -241,7 +246,7 @@ def lead_arrays(make: Callable[[], Sequence[np.ndarray]]) -> list[np.ndarray]:
       else bytes(int(np.prod(shape)) * np.dtype(dtype).itemsize)
     )
     data = broadcast(np.frombuffer(mine, np.uint8))
-    told.append(np.frombuffer(data.tobytes(), dtype).reshape(shape))
+    told.append(np.frombuffer(data.tobytes(), dtype).reshape(shape).copy())
   return told
 
 

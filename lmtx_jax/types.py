@@ -63,7 +63,14 @@ class Ragged:
     return Ragged(np.asarray(self.values[positions]), offsets)
 
   def union(self, other: Ragged) -> Ragged:
-    """The values of both in each row, ascending and none twice."""
+    """The values of both in each row, ascending and none twice.
+
+    Args:
+      other: as many rows; values of at least 0, as here.
+
+    Returns:
+      In memory, of this one's dtype.
+    """
     base = 1 + int(max(self.values.max(initial=0), other.values.max(initial=0)))
     keys = np.unique(
       np.concatenate([r.row_ids * base + r.values for r in (self, other)])

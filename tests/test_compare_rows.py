@@ -124,6 +124,7 @@ def test_defaults_of_another_teacher_are_not_named(folder):
 
 LEXICAL = {'teacher': 'lexical'}
 ICXML = {'method': 'icxml', 'teacher': 'sglang'}
+PLANNED = {'teacher_budget': 900}
 SOFT = {'loss': 'decoupled_softmax', **LEXICAL}
 
 
@@ -136,6 +137,10 @@ SOFT = {'loss': 'decoupled_softmax', **LEXICAL}
     (LEXICAL, {'removal_rate': 0.5, 'second_stage_steps': 9}),
     (LEXICAL, {'batch_cluster_size': 9}),
     (LEXICAL, {'warmup_batch_size': 8}),
+    (LEXICAL, {'plan_rounds': 9, 'neighbours': 9, 'plan_candidates': 9}),
+    (LEXICAL | PLANNED, {'train_on': 'run', 'shortlist_size': 5}),
+    ({'method': 'rts'}, {'shortlist': 'hybrid', 'plan_rounds': 9}),
+    ({'method': 'rts'}, {'dev_tolerance': 1.0, 'train_on': 'run'}),
     (LEXICAL, {'scratch_dim': 8}),
     (LEXICAL | {'lr_schedule': 'epoch'}, {'lr_warmup_steps': 9}),
     (SOFT, {'margin': 0.9, 'num_negatives': 3}),
@@ -168,6 +173,11 @@ def test_flags_that_do_nothing_split_no_seeds(folder, flags, idle):
     (LEXICAL, {'lexical_threshold': 0.9}),
     (LEXICAL, {'margin': 0.9}),
     (LEXICAL, {'num_negatives': 9}),
+    (LEXICAL, {'dev_tolerance': 1.0}),
+    (LEXICAL, {'train_on': 'run'}),
+    (LEXICAL, {'shortlist': 'hybrid'}),
+    (LEXICAL, PLANNED),
+    (LEXICAL | PLANNED, {'plan_rounds': 9}),
     (LEXICAL, {'loss_temperature': 0.9}),
     (LEXICAL | {'loss': 'triplet'}, {'margin': 0.9}),
     (SOFT, {'loss_temperature': 0.9}),

@@ -263,10 +263,15 @@ def test_shares_cover_all_rows(monkeypatch):
 
 
 SLURM_TASK = """
+import numpy as np
 from lmtx_jax import processes
-from lmtx_jax.files import read_arrays
 processes.join('', 1, 0, 60)
 print(processes.lead(lambda: [processes.count(), processes.index()]))
+numbers, none = processes.lead_arrays(lambda: [
+  np.array([[processes.index(), 2**40]]), np.zeros(0, np.int8)
+])
+numbers += 1  # everybody's own
+print(numbers.tolist(), numbers.dtype, none.tolist(), none.dtype)
 processes.leave()
 """
 
@@ -295,3 +300,4 @@ def test_a_slurm_step_needs_no_address():
   for code, out, err in finish(started):
     assert code == 0, err
     assert '[2, 0]' in out
+    assert f'[[1, {2**40 + 1}]] int64 [] int8' in out

@@ -14,6 +14,7 @@ from lmtx_jax.config import (
   WarmupConfig,
 )
 from lmtx_jax.llm_config import LlmConfig
+from lmtx_jax.plan_config import PlanConfig
 
 
 def _names(config_class: type) -> frozenset[str]:
@@ -28,11 +29,13 @@ _LLM = _names(LlmConfig) | {'teacher_model'}
 _QUESTION = frozenset(('prompt', 'prompt_template', 'verdict', 'yes_threshold'))
 _OF_LMTX = frozenset(
   (
-    *('num_cycles', 'shortlist_size', 'warm_start', 'hard_negatives'),
+    *('num_cycles', 'dev_tolerance', 'warm_start', 'hard_negatives'),
+    *('shortlist', 'shortlist_size'),
     *('batching', 'batch_cluster_size'),
     *('loss', 'margin', 'loss_temperature', 'num_negatives'),
   )
 )
+_PLANS = _names(PlanConfig) - {'teacher_budget', 'train_on'}
 _DRAWN = frozenset(('num_train_docs', 'num_dev_docs'))
 _CUT = frozenset(('max_train_doc_tokens',))
 
@@ -40,7 +43,12 @@ _CUT = frozenset(('max_train_doc_tokens',))
 # tagging. One that is in several lines is read where all of them hold, and one
 # that is in none always is.
 _ONLY_WITH: tuple[tuple[frozenset[str], str, tuple[str, ...]], ...] = (
-  (_OF_LMTX | _names(TeacherConfig) | _QUESTION, 'method', ('lmtx',)),
+  (
+    _OF_LMTX | _names(PlanConfig) | _names(TeacherConfig) | _QUESTION,
+    'method',
+    ('lmtx',),
+  ),
+  (frozenset(('train_on', 'shortlist_size')), 'teacher_budget', ('0',)),
   (_LLM, 'method', ('lmtx', 'icxml')),
   (_LLM | {'prompt'}, 'teacher', ('sglang',)),
   (frozenset(('prompt',)), 'prompt_template', ('',)),
@@ -123,6 +131,8 @@ def depends_on(name: str, other: str) -> bool:
 
 def _is_read(name: str, flags: Mapping[str, str]) -> bool:
   """Whether anything but the warm-up and --encoder=scratch reads it."""
+  if name in _PLANS and flags.get('teacher_budget') == '0':
+    return False
   return name not in _WARMUP and all(
     flags.get(other) in values
     for names, other, values in _ONLY_WITH

@@ -31,8 +31,9 @@ def best_cycle(
   highest = max(dev_scores)
   if not tolerance:
     return list(dev_scores).index(highest)
-  share = highest / 100
-  slack = tolerance * 100 * math.sqrt(share * (1 - share) / max(1, num_docs))
+  # As if one more had been accepted and one refused: no share is certain.
+  share = (highest / 100 * num_docs + 1) / (num_docs + 2)
+  slack = tolerance * 100 * math.sqrt(share * (1 - share) / num_docs)
   return max(
     cycle for cycle, score in enumerate(dev_scores) if score >= highest - slack
   )

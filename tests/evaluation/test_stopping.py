@@ -26,8 +26,16 @@ def test_later_but_never_clearly_worse(scores, tolerance, num_docs):
   kept = best_cycle(scores, tolerance, num_docs)
   first = best_cycle(scores)
   assert kept >= first
-  share = scores[first] / 100
+  share = (scores[first] / 100 * num_docs + 1) / (num_docs + 2)
   error = 100 * (share * (1 - share) / num_docs) ** 0.5
   assert scores[first] - scores[kept] <= tolerance * error + 1e-9
-  assert all(scores[first] - s > tolerance * error for s in scores[kept + 1 :])
+  assert all(
+    scores[first] - s > tolerance * error - 1e-9 for s in scores[kept + 1 :]
+  )
   assert best_cycle([0.0, 0.0], tolerance, num_docs) == 1
+
+
+def test_nothing_is_certain_where_all_are_accepted():
+  assert best_cycle([100.0, 99.9], 1.0, 800) == 1
+  assert best_cycle([100.0, 95.0], 1.0, 20) == 0  # the error is 4.6 points
+  assert best_cycle([100.0, 95.0], 2.0, 20) == 1

@@ -6,6 +6,7 @@ See tests/sglang_cpu/README.md: LMTX_SGLANG_VENV names its environment.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import pathlib
 import random
@@ -24,9 +25,8 @@ from lmtx_jax.teacher.llm.memory_saver import call
 
 VENV = os.environ.get('LMTX_SGLANG_VENV', '')
 START_S = 240  # it takes 20 s where nothing else runs
-_STARTS = (
-  3  # a server that ends while it starts is started again, as by systemd
-)
+# One that ends or hangs while it starts is started again, as by systemd.
+_STARTS = 3
 _FIRST_OUTGOING = 32_768  # Linux gives local ports from here on
 LAUNCH_CPU = pathlib.Path(__file__).parents[2] / 'sglang_cpu' / 'launch_cpu.py'
 # What a server of one GPU does not need; see tests/sglang_cpu/README.md.
@@ -131,7 +131,7 @@ class SglangServer:
     """Whether it answers."""
     try:
       return call(self.url, 'GET', '/health')[0] == 200
-    except OSError:
+    except (OSError, http.client.HTTPException):
       return False
 
   @property
