@@ -18,13 +18,14 @@ from lmtx_jax import __version__
 from lmtx_jax.bundle_labels import (
   ABOUT,
   EMBEDDINGS,
-  FORMAT,
-  FUSED_FORMAT,
   LABELS,
   LEXICAL,
+  PRIOR,
+  PRIOR_FILE,
   SCANN,
   WEIGHT,
   LabelState,
+  bundle_format,
   open_labels,
   read_about,
   write_label_index,
@@ -59,6 +60,7 @@ def export(
   doc_widths: np.ndarray,
   about: dict[str, Any],
   fused: FusedSearch | None = None,
+  prior_weight: float = 0.0,
 ) -> None:
   """Writes a bundle; it appears whole, or not at all.
 
@@ -76,6 +78,7 @@ def export(
     doc_widths: lengths to pad documents to, ascending.
     about: dataset, scores and flags, for people.
     fused: of the labels' words, where they are to count too.
+    prior_weight: by which its prior was made, for people.
   """
   with staged(folder) as temporary:
     pretrained_lib.save(
@@ -89,7 +92,7 @@ def export(
     else:
       kind = write_label_index(temporary, label_embeddings, index)
     facts = {
-      'format': FUSED_FORMAT if fused else FORMAT,
+      'format': bundle_format(fused),
       'version': __version__,
       'num_labels': len(labels),
       'label_folder': '',
@@ -106,6 +109,9 @@ def export(
     if fused:
       fused.lexical.save(os.path.join(temporary, LEXICAL))
       facts[WEIGHT] = fused.weight
+      if fused.prior is not None:
+        np.save(os.path.join(temporary, PRIOR_FILE), fused.prior)
+        facts[PRIOR] = prior_weight
     write_card(temporary, facts)
     write_json(os.path.join(temporary, ABOUT), facts)
 

@@ -30,11 +30,13 @@ from lmtx_jax.scann_index import BRUTE_FORCE_BELOW, is_installed, write_index
 from lmtx_jax.types import Ragged, Shortlist, UserError
 
 # Raised when a bundle changes so that old programs misread it: those of 3 would
-# rank by embeddings alone, and leave the words of changed labels as they were.
-FORMAT, FUSED_FORMAT = 3, 4
+# rank by embeddings alone, and leave the words of changed labels as they were;
+# those of 4 would do so with their priors.
+FORMAT, FUSED_FORMAT, PRIOR_FORMAT = 3, 4, 5
 ABOUT = 'lmtx.json'
 LABELS, EMBEDDINGS, SCANN = 'labels.jsonl', 'label_embeddings.npy', 'scann'
 LEXICAL, WEIGHT = 'lexical', 'lexical_weight'  # a folder; in ABOUT
+PRIOR, PRIOR_FILE = 'label_prior', 'label_prior.npy'  # in ABOUT; a file
 MAX_WEIGHT = 10
 GENERATION = re.compile(r'labels_(\d{6,})')
 
@@ -161,7 +163,7 @@ def read_about(folder: str) -> dict[str, Any]:
     )
   try:
     about = read_json(path)
-    if about['format'] > FUSED_FORMAT:
+    if about['format'] > PRIOR_FORMAT:
       raise UserError(
         f'{folder} was made by lmtx_jax {about["version"]}, newer than this'
         f' {__version__}, in format {about["format"]}, which is not known here;'
@@ -169,7 +171,8 @@ def read_about(folder: str) -> dict[str, Any]:
       )
   except (ValueError, KeyError, TypeError, OSError, RecursionError) as e:
     raise UserError(f'{path} is not what a bundle has there: {e}') from e
-  needed = _NEEDED | ({WEIGHT: _is_weight} if WEIGHT in about else {})
+  weights = [name for name in (WEIGHT, PRIOR) if name in about]
+  needed = _NEEDED | dict.fromkeys(weights, _is_weight)
   for key, is_right in needed.items():
     if key not in about:
       raise UserError(f'{path} lacks {key!r}')
@@ -226,8 +229,11 @@ def _open(
     index = ScannIndex.load(path, num_labels, index_memory)
   fused = None
   if WEIGHT in about:
-    path = os.path.join(folder, LEXICAL)
-    fused = FusedSearch(_open_words(path, num_labels), about[WEIGHT])
+    fused = FusedSearch(
+      _open_words(os.path.join(folder, LEXICAL), num_labels),
+      about[WEIGHT],
+      _open_prior(folder, num_labels) if PRIOR in about else None,
+    )
   return LabelState(about, labels, embeddings, index, fused)
 
 
@@ -240,6 +246,27 @@ def _open_words(path: str, num_labels: int) -> LexicalIndex:
       f'{path} has the words of {len(lexical)} labels, not of {num_labels}'
     )
   return lexical
+
+
+def _open_prior(folder: str, num_labels: int) -> np.ndarray:
+  path = os.path.join(folder, PRIOR_FILE)
+  try:
+    prior = np.load(path)
+  except (OSError, ValueError) as e:
+    raise UserError(f'{path}: {e}; the bundle is not whole') from e
+  if prior.shape != (num_labels,) or prior.dtype != np.float32:
+    raise UserError(
+      f'{path} has {prior.dtype} of shape {prior.shape}, not float32 of'
+      f' {(num_labels,)}'
+    )
+  return prior
+
+
+def bundle_format(fused: FusedSearch | None) -> int:
+  """The oldest format whose programs rank labels like this."""
+  if fused is None:
+    return FORMAT
+  return FUSED_FORMAT if fused.prior is None else PRIOR_FORMAT
 
 
 def _has_index(path: str, about: dict[str, Any]) -> bool:

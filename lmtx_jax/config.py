@@ -149,6 +149,15 @@ class ShortlistConfig:
     low=0.0,
     high=10.0,
   )
+  label_prior: float = flag(
+    0.0,
+    'Times log(1 + documents that have the label as pseudo label), added to '
+    'the scores of labels in dev and test scores and in the bundle. The more '
+    'often a label is accepted, the more often it is a negative of others, '
+    'which lowers it everywhere; this gives it back. Needs --lexical_weight.',
+    low=0.0,
+    high=10.0,
+  )
   shortlist_size: int = flag(
     10, 'Labels a document that the teacher is asked about.', low=1
   )
@@ -408,10 +417,13 @@ class Config:
       'teacher_budget': self.plan.teacher_budget,
       'train_on=run': self.plan.train_on == 'run',
       'dev_tolerance': self.run.dev_tolerance,
+      'label_prior': self.shortlist.label_prior,
     }
     for flag_name, is_set in of_lmtx.items():
       if is_set and self.run.method != 'lmtx':
         raise UserError(f'--{flag_name} goes with --method=lmtx alone')
+    if self.shortlist.label_prior and not self.shortlist.lexical_weight:
+      raise UserError('--label_prior goes with a --lexical_weight above 0')
     if self.run.method != 'simcse' and self.method.training_head:
       raise UserError('--training_head goes with --method=simcse alone')
     if self.run.method == 'icxml' and self.teacher.teacher != 'sglang':

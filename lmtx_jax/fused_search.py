@@ -1,7 +1,7 @@
 """Labels found by embeddings and by words, and ranked by both together.
 
 A score is the inner product of the embeddings plus a weight times the cosine
-of the words.
+of the words, plus what the label has by itself.
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ class FusedSearch:
   Attributes:
     lexical: of the labels' words.
     weight: of the cosine of words, above 0.
+    prior: `[num_labels]` f32 added to the labels' scores; None: nothing.
   """
 
   lexical: LexicalIndex
   weight: float
+  prior: np.ndarray | None = None
 
   def words(self, texts: Sequence[str]) -> sp.csr_matrix:
     """`[n, num_words]` f32 of documents."""
@@ -80,6 +82,7 @@ class FusedSearch:
           words[rows],
           self.weight,
           k,
+          self.prior,
         )
       )
     return Shortlist.joined(parts)

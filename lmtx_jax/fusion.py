@@ -1,7 +1,7 @@
 """Two rankings of labels made into one.
 
-`mix` ranks by dense + weight * lexical, each candidate of either ranking having
-both scores; `reciprocal_ranks` looks at places alone.
+`mix` ranks by dense + weight * lexical + prior, each candidate of either
+ranking having both scores; `reciprocal_ranks` looks at places alone.
 """
 
 from __future__ import annotations
@@ -73,16 +73,25 @@ def candidates(
   return Candidates(docs, labels.astype(np.int32), by_dense, by_words)
 
 
-def rank(found: Candidates, num_docs: int, weight: float, k: int) -> Shortlist:
-  """Labels by dense + weight * lexical, of equal scores the smaller label.
+def rank(
+  found: Candidates,
+  num_docs: int,
+  weight: float,
+  k: int,
+  prior: np.ndarray | None = None,
+) -> Shortlist:
+  """Labels by dense + weight * lexical + prior; if equal, the smaller label.
 
   Args:
     found: of the documents.
     num_docs: rows of the result.
     weight: of the lexical score, 0 or above.
     k: labels a document; -1 and -inf where there are no more candidates.
+    prior: `[num_labels]` f32, the same for all documents; None: 0.
   """
   scores = found.dense + np.float32(weight) * found.lexical
+  if prior is not None:
+    scores = scores + prior[found.label_index]
   return _best(found.doc_index, found.label_index, scores, num_docs, k)
 
 
@@ -95,6 +104,7 @@ def mix(
   vectors: sp.csr_matrix,
   weight: float,
   k: int,
+  prior: np.ndarray | None = None,
 ) -> Shortlist:
   """`rank` of `candidates`, whose arguments it takes."""
   return Shortlist.joined(
@@ -110,6 +120,7 @@ def mix(
       len(dense.labels[rows]),
       weight,
       k,
+      prior,
     )
     for rows in _blocks(len(dense.labels))
   )

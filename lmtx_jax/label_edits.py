@@ -21,13 +21,13 @@ from lmtx_jax.bundle import Bundle
 from lmtx_jax.bundle_labels import (
   ABOUT,
   EMBEDDINGS,
-  FORMAT,
-  FUSED_FORMAT,
   GENERATION,
   LABELS,
   LEXICAL,
+  PRIOR_FILE,
   SCANN,
   LabelState,
+  bundle_format,
   open_labels,
   write_label_index,
 )
@@ -211,8 +211,12 @@ def _replace(
     if state.fused:
       lexical = state.fused.lexical.with_labels(kept, texts)
       lexical.save(os.path.join(temporary, LEXICAL))
+      if state.fused.prior is not None:  # of a new label nothing is known
+        none = np.zeros(len(added), np.float32)
+        prior = np.concatenate([state.fused.prior[kept], none])
+        np.save(os.path.join(temporary, PRIOR_FILE), prior)
   changed = {
-    'format': FUSED_FORMAT if state.fused else FORMAT,
+    'format': bundle_format(state.fused),
     'version': __version__,
     'num_labels': num_labels,
     'label_folder': name,
@@ -237,5 +241,5 @@ def _sweep(folder: str, current: int) -> None:
     ):
       remove(os.path.join(folder, name))
   if current > 1:
-    for name in (LABELS, EMBEDDINGS, SCANN, LEXICAL):
+    for name in (LABELS, EMBEDDINGS, SCANN, LEXICAL, PRIOR_FILE):
       remove(os.path.join(folder, name))

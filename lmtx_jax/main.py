@@ -245,7 +245,7 @@ def export(stages: Stages, best: Snapshot, summary: dict) -> None:
   if stages.run.has(folder):
     return
   label_embeddings, index = best.label_embeddings, best.index
-  fused = stages.fused  # all processes wait for it
+  fused = stages.fused(best)  # all processes wait for it
   if not processes.is_lead():
     return
   config = stages.config
@@ -273,6 +273,7 @@ def export(stages: Stages, best: Snapshot, summary: dict) -> None:
       'test': summary['initial' if summary['best_cycle'] is None else 'test'],
     },
     fused=fused,
+    prior_weight=config.shortlist.label_prior,
   )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 import os
 import re
+import textwrap
 from typing import Any
 
 _USAGE = """## Use it
@@ -106,11 +107,19 @@ def _words(about: Mapping[str, Any]) -> list[str]:
   weight = about.get('lexical_weight')
   if not weight:
     return []
-  return [
-    f'To that, lmtx_jax adds {weight:g} times the cosine of the words that the',
-    'two share (TF-IDF; in `lexical/`). sentence-transformers gives embeddings',
-    'alone: its ranking is another than the one that has the scores below.',
-  ]
+  prior = about.get('label_prior')
+  more = (
+    f', and {prior:g} times log(1 + pseudo labels) of the label'
+    if prior
+    else ''
+  )
+  return textwrap.wrap(
+    f'To that, lmtx_jax adds {weight:g} times the cosine of the words that the'
+    f' two share (TF-IDF; in `lexical/`){more}. sentence-transformers gives'
+    ' embeddings alone: its ranking is another than the one that has the scores'
+    ' below.',
+    80,
+  )
 
 
 def _scores(about: Mapping[str, Any]) -> list[str]:

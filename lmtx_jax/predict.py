@@ -11,7 +11,8 @@ standard output; in the order of the input, by --format:
   xc     num_docs num_labels, then label:score label:score a line
 
 Scores are cosines (of a model trained by --similarity=dot, dot products); with
---lexical_weight=W in training, W times the cosine of words is added. With
+--lexical_weight=W in training, W times the cosine of words is added, with
+--label_prior=P also P times log(1 + pseudo labels of the label). With
 --on_error=skip a line that is no document is answered too, so that answers and
 lines go together: {"uid": null, "error"}, a row with an error, an empty line.
 The same command goes on where a killed one ended.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-import functools
 import os
 from typing import Any
 
@@ -42,6 +41,7 @@ from lmtx_jax.types import YES, PseudoLabels, Ragged, Shortlist
 
 DOCUMENT_SCORES = 'test_documents.npz'  # beside the scores of all
 TEST_LABELS = 'test_labels.npz'  # the first labels of each test document
+_PSEUDO_LABELS = 'pseudo_labels.npz'
 _KEPT_LABELS = 10
 _TEST_DEPTH = 100  # of R@100
 _WARMUP = -1  # the cycle number of what comes before cycle 0
@@ -70,11 +70,27 @@ class Stages:
       0, pretrained.params, pretrained.encoder, inputs, run, config
     )
 
-  @functools.cached_property
-  def fused(self) -> FusedSearch | None:
+  def fused(self, snapshot: Snapshot) -> FusedSearch | None:
     """Of the labels' words, if they count in scores and in the bundle."""
-    weight = self.config.shortlist.lexical_weight
-    return FusedSearch(self.rankings.lexical_index, weight) if weight else None
+    config = self.config.shortlist
+    if not config.lexical_weight:
+      return None
+    prior = None
+    if config.label_prior:
+      prior = np.float32(config.label_prior) * self._log_yeses(snapshot)
+    return FusedSearch(
+      self.rankings.lexical_index, config.lexical_weight, prior
+    )
+
+  def _log_yeses(self, snapshot: Snapshot) -> np.ndarray:
+    """`[num_labels]` f32 log(1 + documents that taught it the label)."""
+    num_labels = len(self.inputs.labels)
+    path = self.run.cycle_file(snapshot.cycle - 1, _PSEUDO_LABELS)
+    if not self.run.has(path):  # before cycle 0
+      return np.zeros(num_labels, np.float32)
+    accepted = read_arrays(path)['accepted_values']
+    counts = np.bincount(accepted, minlength=num_labels)
+    return np.log1p(counts[self.inputs.label_key]).astype(np.float32)
 
   def warm_up(self) -> Snapshot:
     """The encoder before cycle 0: as loaded, or after the warm-up."""
@@ -148,7 +164,7 @@ class Stages:
       }
 
     arrays = run.once(
-      run.cycle_file(cycle, 'pseudo_labels.npz'),
+      run.cycle_file(cycle, _PSEUDO_LABELS),
       make,
       write_arrays,
       read_arrays,
@@ -239,7 +255,9 @@ class Stages:
     run, dev = self.run, self.inputs.dev
 
     def make() -> dict[str, Any]:
-      top = snapshot.tag(dev, 1, cycle, 'dev', self.fused).labels[:, 0]
+      top = snapshot.tag(dev, 1, cycle, 'dev', self.fused(snapshot)).labels[
+        :, 0
+      ]
       run.bind('teacher', self.teacher.identity)
       with run.timed(cycle, 'dev'):
         pairs = Pairs(
@@ -274,7 +292,7 @@ class Stages:
     if run.has(path):
       return read_json(path)
     found = snapshot.tag(
-      self.inputs.test, _TEST_DEPTH, cycle, 'test', self.fused
+      self.inputs.test, _TEST_DEPTH, cycle, 'test', self.fused(snapshot)
     )
     return self.score(found.labels, cycle, path, found.scores)
 

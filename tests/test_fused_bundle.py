@@ -1,5 +1,6 @@
 """A bundle that ranks by words too: every way to use it says the same."""
 
+import collections
 import json
 import shutil
 
@@ -18,10 +19,16 @@ from run_fixtures import (
 from word_fixtures import SlowWords
 
 from lmtx_jax.bundle import Bundle
-from lmtx_jax.bundle_labels import FORMAT, FUSED_FORMAT, open_labels
+from lmtx_jax.bundle_labels import (
+  FORMAT,
+  FUSED_FORMAT,
+  PRIOR_FORMAT,
+  open_labels,
+)
 from lmtx_jax.label_edits import add_labels, remove_labels
 from lmtx_jax.types import Record, UserError
 
+PRIOR = 0.3
 CORPUS = made_corpus()
 DOCUMENTS = [Record(d['uid'], d['title'], d['content']) for d in CORPUS['tst']]
 # The first of the training documents in this order are dev documents.
@@ -32,10 +39,25 @@ NEW = [
 ]
 
 
+@pytest.fixture(scope='module', params=[False, True], ids=['words', 'prior'])
+def fused_run(request, fused_run, tmp_path_factory, tiny):
+  """The run directory of one that ranks by words, or by priors as well."""
+  if not request.param:
+    return fused_run
+  run = tmp_path_factory.mktemp('runs') / 'prior'
+  flags = ('--teacher=oracle', f'--lexical_weight={WEIGHT}', '--num_cycles=1')
+  prior = f'--label_prior={PRIOR}'
+  succeed('main', *tiny, *flags, prior, f'--run_dir={run}')
+  return run
+
+
 @pytest.fixture
 def folder(fused_run, tmp_path):
   """The bundle of that run, to change."""
-  return shutil.copytree(fused_run / 'export', tmp_path / 'bundle')
+  cycle = tmp_path / 'run' / 'cycle_00'
+  cycle.mkdir(parents=True)
+  shutil.copy(fused_run / 'cycle_00' / 'pseudo_labels.npz', cycle)
+  return shutil.copytree(fused_run / 'export', tmp_path / 'run' / 'export')
 
 
 @pytest.fixture(scope='module')
@@ -55,7 +77,18 @@ def table(folder, counted, records=DOCUMENTS):
   embeddings = bundle.embed(bundle.inputs(records))
   dense = embeddings @ np.asarray(bundle.label_embeddings).T
   assert np.count_nonzero(cosines) > len(records)
-  return dense + WEIGHT * cosines
+  return dense + WEIGHT * cosines + priors(folder, titles)
+
+
+def priors(folder, titles):
+  """What labels are given for the documents that had their text accepted."""
+  if 'label_prior' not in json.loads((folder / 'lmtx.json').read_text()):
+    return np.zeros(len(titles))
+  with np.load(folder.parent / 'cycle_00' / 'pseudo_labels.npz') as arrays:
+    accepted = arrays['accepted_values'].tolist()
+  counts = collections.Counter(CORPUS['lbl'][n]['title'] for n in accepted)
+  assert max(counts.values()) > 3
+  return PRIOR * np.log([1 + counts[title] for title in titles])
 
 
 def check(rows, folder, expected):
@@ -149,7 +182,11 @@ def test_changed_labels_are_ranked_as_if_built_so(folder, counted):
   assert not (folder / 'lexical').exists()
   assert (folder / 'labels_000001' / 'lexical').is_dir()
   about = json.loads((folder / 'lmtx.json').read_text())
-  assert (about['format'], about['lexical_weight']) == (FUSED_FORMAT, WEIGHT)
+  has_prior = 'label_prior' in about
+  assert about['format'] == (PRIOR_FORMAT if has_prior else FUSED_FORMAT)
+  assert about['lexical_weight'] == WEIGHT
+  assert (folder / 'labels_000001' / 'label_prior.npy').exists() == has_prior
+  assert not (folder / 'label_prior.npy').exists()
 
 
 def test_a_view_of_labels_goes_on_while_they_change(folder):
@@ -171,6 +208,8 @@ def test_a_bundle_without_it_is_as_it_was(bundle):
 def test_the_card_tells_of_it(fused_run, bundle):
   told = (fused_run / 'export' / 'README.md').read_text()
   assert '0.75 times the cosine of the words' in told
+  has_prior = (fused_run / 'export' / 'label_prior.npy').exists()
+  assert ('0.3 times log(1' in ' '.join(told.split())) == has_prior
   assert 'cosine of the words' not in (bundle / 'README.md').read_text()
 
 
@@ -228,3 +267,27 @@ def test_a_weight_that_no_run_takes(tiny, tmp_path, value):
   )
   assert found.code in (1, 2)
   assert f'--lexical_weight={value}' in found.error
+
+
+def test_a_prior_goes_with_words_and_lmtx(tiny, tmp_path):
+  flags = (*tiny, '--label_prior=0.1', f'--run_dir={tmp_path}/run')
+  assert '--lexical_weight' in call('main', *flags).error
+  found = call('main', *flags, '--lexical_weight=1', '--method=rts')
+  assert found.error.endswith('--label_prior goes with --method=lmtx alone')
+
+
+@pytest.mark.parametrize('broken', ['missing', 'short', 'ints', 'text'])
+def test_a_broken_prior(fused_run, folder, broken):
+  path = folder / 'label_prior.npy'
+  if not path.exists():
+    pytest.skip('has none')
+  if broken == 'missing':
+    path.unlink()
+  elif broken == 'text':
+    path.write_text('0.1 0.2')
+  else:
+    prior = np.load(path)
+    np.save(path, prior[1:] if broken == 'short' else prior.astype(int))
+  with pytest.raises(UserError, match=r'label_prior\.npy') as found:
+    open_labels(str(folder))
+  assert '\n' not in str(found.value)
