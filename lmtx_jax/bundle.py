@@ -60,7 +60,6 @@ def export(
   doc_widths: np.ndarray,
   about: dict[str, Any],
   fused: FusedSearch | None = None,
-  prior_weight: float = 0.0,
 ) -> None:
   """Writes a bundle; it appears whole, or not at all.
 
@@ -78,7 +77,6 @@ def export(
     doc_widths: lengths to pad documents to, ascending.
     about: dataset, scores and flags, for people.
     fused: of the labels' words, where they are to count too.
-    prior_weight: by which its prior was made, for people.
   """
   with staged(folder) as temporary:
     pretrained_lib.save(
@@ -109,9 +107,9 @@ def export(
     if fused:
       fused.lexical.save(os.path.join(temporary, LEXICAL))
       facts[WEIGHT] = fused.weight
-      if fused.prior is not None:
-        np.save(os.path.join(temporary, PRIOR_FILE), fused.prior)
-        facts[PRIOR] = prior_weight
+      if fused.log_yeses is not None:
+        np.save(os.path.join(temporary, PRIOR_FILE), fused.log_yeses)
+        facts[PRIOR] = fused.prior_weight
     write_card(temporary, facts)
     write_json(os.path.join(temporary, ABOUT), facts)
 

@@ -232,6 +232,7 @@ def _open(
     fused = FusedSearch(
       _open_words(os.path.join(folder, LEXICAL), num_labels),
       about[WEIGHT],
+      about.get(PRIOR, 0.0),
       _open_prior(folder, num_labels) if PRIOR in about else None,
     )
   return LabelState(about, labels, embeddings, index, fused)
@@ -251,22 +252,24 @@ def _open_words(path: str, num_labels: int) -> LexicalIndex:
 def _open_prior(folder: str, num_labels: int) -> np.ndarray:
   path = os.path.join(folder, PRIOR_FILE)
   try:
-    prior = np.load(path)
-  except (OSError, ValueError) as e:
+    values = np.lib.format.open_memmap(path, mode='r')[:]
+  except (OSError, ValueError, EOFError) as e:
     raise UserError(f'{path}: {e}; the bundle is not whole') from e
-  if prior.shape != (num_labels,) or prior.dtype != np.float32:
+  if values.shape != (num_labels,) or values.dtype != np.float32:
     raise UserError(
-      f'{path} has {prior.dtype} of shape {prior.shape}, not float32 of'
+      f'{path} has {values.dtype} of shape {values.shape}, not float32 of'
       f' {(num_labels,)}'
     )
-  return prior
+  if not np.isfinite(values).all():
+    raise UserError(f'{path} has values that are no numbers')
+  return values
 
 
 def bundle_format(fused: FusedSearch | None) -> int:
   """The oldest format whose programs rank labels like this."""
   if fused is None:
     return FORMAT
-  return FUSED_FORMAT if fused.prior is None else PRIOR_FORMAT
+  return FUSED_FORMAT if fused.log_yeses is None else PRIOR_FORMAT
 
 
 def _has_index(path: str, about: dict[str, Any]) -> bool:

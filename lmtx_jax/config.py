@@ -151,8 +151,8 @@ class ShortlistConfig:
   )
   label_prior: float = flag(
     0.0,
-    'Times log(1 + documents that have the label as pseudo label), added to '
-    'the scores of labels in dev and test scores and in the bundle. The more '
+    'LMTX: times log(1 + documents that have the label as pseudo label), added '
+    'to scores of labels in dev and test scores and in the bundle. The more '
     'often a label is accepted, the more often it is a negative of others, '
     'which lowers it everywhere; this gives it back. Needs --lexical_weight.',
     low=0.0,
@@ -338,7 +338,7 @@ class RunConfig:
   )
   dev_tolerance: float = flag(
     0.0,
-    'Standard errors by which the dev score of a cycle may be below the '
+    'LMTX: standard errors by which the dev score of a cycle may be below the '
     'highest; the last such cycle is kept. 0: stop where it does not rise, as '
     'in the paper.',
     low=0,
@@ -415,9 +415,6 @@ class Config:
       'hard_negatives': self.train.hard_negatives,
       'batching=clusters': self.train.batching != 'length',
       'teacher_budget': self.plan.teacher_budget,
-      'train_on=run': self.plan.train_on == 'run',
-      'dev_tolerance': self.run.dev_tolerance,
-      'label_prior': self.shortlist.label_prior,
     }
     for flag_name, is_set in of_lmtx.items():
       if is_set and self.run.method != 'lmtx':

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 
 import numpy as np
 import scipy.sparse as sp
@@ -35,12 +36,21 @@ class FusedSearch:
   Attributes:
     lexical: of the labels' words.
     weight: of the cosine of words, above 0.
-    prior: `[num_labels]` f32 added to the labels' scores; None: nothing.
+    prior_weight: of the labels' priors.
+    log_yeses: `[num_labels]` f32 log(1 + documents that have the label as
+      pseudo label), which are the priors; None: labels have none.
   """
 
   lexical: LexicalIndex
   weight: float
-  prior: np.ndarray | None = None
+  prior_weight: float = 0.0
+  log_yeses: np.ndarray | None = None
+
+  @functools.cached_property
+  def _prior(self) -> np.ndarray | None:
+    if self.log_yeses is None:
+      return None
+    return np.float32(self.prior_weight) * self.log_yeses
 
   def words(self, texts: Sequence[str]) -> sp.csr_matrix:
     """`[n, num_words]` f32 of documents."""
@@ -82,7 +92,7 @@ class FusedSearch:
           words[rows],
           self.weight,
           k,
-          self.prior,
+          self._prior,
         )
       )
     return Shortlist.joined(parts)

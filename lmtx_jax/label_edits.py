@@ -211,10 +211,10 @@ def _replace(
     if state.fused:
       lexical = state.fused.lexical.with_labels(kept, texts)
       lexical.save(os.path.join(temporary, LEXICAL))
-      if state.fused.prior is not None:  # of a new label nothing is known
+      if state.fused.log_yeses is not None:  # a new label has none
         none = np.zeros(len(added), np.float32)
-        prior = np.concatenate([state.fused.prior[kept], none])
-        np.save(os.path.join(temporary, PRIOR_FILE), prior)
+        log_yeses = np.concatenate([state.fused.log_yeses[kept], none])
+        np.save(os.path.join(temporary, PRIOR_FILE), log_yeses)
   changed = {
     'format': bundle_format(state.fused),
     'version': __version__,

@@ -273,7 +273,6 @@ def export(stages: Stages, best: Snapshot, summary: dict) -> None:
       'test': summary['initial' if summary['best_cycle'] is None else 'test'],
     },
     fused=fused,
-    prior_weight=config.shortlist.label_prior,
   )
 
 

@@ -20,9 +20,9 @@ class PlanConfig:
   )
   train_on: str = flag(
     'cycle',
-    'Whose yeses (and noes, for --hard_negatives) a cycle trains on: its own, '
-    'as in the paper, or those of the whole run so far, which --teacher_budget '
-    'always does.',
+    'LMTX: whose yeses (and noes, for --hard_negatives) a cycle trains on: its '
+    'own, as in the paper, or those of the whole run so far, which '
+    '--teacher_budget always does.',
     choices=('cycle', 'run'),
   )
   plan_rounds: int = flag(

@@ -75,22 +75,27 @@ class Stages:
     config = self.config.shortlist
     if not config.lexical_weight:
       return None
-    prior = None
-    if config.label_prior:
-      prior = np.float32(config.label_prior) * self._log_yeses(snapshot)
     return FusedSearch(
-      self.rankings.lexical_index, config.lexical_weight, prior
+      self.rankings.lexical_index,
+      config.lexical_weight,
+      config.label_prior,
+      self._log_yeses(snapshot) if config.label_prior else None,
     )
 
   def _log_yeses(self, snapshot: Snapshot) -> np.ndarray:
     """`[num_labels]` f32 log(1 + documents that taught it the label)."""
-    num_labels = len(self.inputs.labels)
+    num_labels, label_key = len(self.inputs.labels), self.inputs.label_key
     path = self.run.cycle_file(snapshot.cycle - 1, _PSEUDO_LABELS)
     if not self.run.has(path):  # before cycle 0
       return np.zeros(num_labels, np.float32)
-    accepted = read_arrays(path)['accepted_values']
-    counts = np.bincount(accepted, minlength=num_labels)
-    return np.log1p(counts[self.inputs.label_key]).astype(np.float32)
+    arrays = read_arrays(path)
+    accepted = Ragged(arrays['accepted_values'], arrays['accepted_offsets'])
+    # Labels of one text are one, and a document has them once.
+    pairs = np.unique(
+      accepted.row_ids * num_labels + label_key[accepted.values]
+    )
+    counts = np.bincount(pairs % num_labels, minlength=num_labels)
+    return np.log1p(counts[label_key]).astype(np.float32)
 
   def warm_up(self) -> Snapshot:
     """The encoder before cycle 0: as loaded, or after the warm-up."""

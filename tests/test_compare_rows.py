@@ -374,6 +374,19 @@ class TestStart:
     assert folder.rows()[0].values('P@1') == [3.0]
 
 
+def test_words_count_before_training():
+  """And so do the documents whose words are counted."""
+  flags = {'method': 'lmtx', 'warmup_epochs': '0', 'encoder': 'x'}
+  alone, words = (
+    flags_read.of_start(
+      flags | {'lexical_weight': weight, 'num_train_docs': '9'}
+    )
+    for weight in ('0.0', '0.5')
+  )
+  assert words['lexical_weight'] == '0.5' != alone['lexical_weight']
+  assert 'num_train_docs' in words and 'num_train_docs' not in alone
+
+
 def test_the_same_run_twice(folder):
   folder.add()
   folder.runs.append(folder.runs[0] + '/')

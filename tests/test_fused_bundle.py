@@ -269,14 +269,14 @@ def test_a_weight_that_no_run_takes(tiny, tmp_path, value):
   assert f'--lexical_weight={value}' in found.error
 
 
-def test_a_prior_goes_with_words_and_lmtx(tiny, tmp_path):
+def test_a_prior_goes_with_words(tiny, tmp_path):
   flags = (*tiny, '--label_prior=0.1', f'--run_dir={tmp_path}/run')
   assert '--lexical_weight' in call('main', *flags).error
-  found = call('main', *flags, '--lexical_weight=1', '--method=rts')
-  assert found.error.endswith('--label_prior goes with --method=lmtx alone')
 
 
-@pytest.mark.parametrize('broken', ['missing', 'short', 'ints', 'text'])
+@pytest.mark.parametrize(
+  'broken', ['missing', 'short', 'ints', 'text', 'empty', 'nan', 'cut']
+)
 def test_a_broken_prior(fused_run, folder, broken):
   path = folder / 'label_prior.npy'
   if not path.exists():
@@ -285,6 +285,12 @@ def test_a_broken_prior(fused_run, folder, broken):
     path.unlink()
   elif broken == 'text':
     path.write_text('0.1 0.2')
+  elif broken == 'empty':
+    path.write_bytes(b'')
+  elif broken == 'cut':
+    path.write_bytes(path.read_bytes()[:-5])
+  elif broken == 'nan':
+    np.save(path, np.full_like(np.load(path), np.nan))
   else:
     prior = np.load(path)
     np.save(path, prior[1:] if broken == 'short' else prior.astype(int))

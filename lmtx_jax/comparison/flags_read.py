@@ -96,7 +96,7 @@ _BY_WARMUP = _DRAWN | _CUT | {
 }  # fmt: skip
 _BY_SCRATCH = _DRAWN | _CUT  # the vocabulary, and the positions
 _AT_START = (_names(EncoderConfig) | _names(TextConfig)) - _CUT | {
-  *('warmup_epochs', 'index', 'shortlist_shards'),
+  *('warmup_epochs', 'index', 'shortlist_shards', 'lexical_weight'),
 }
 
 
@@ -148,6 +148,8 @@ def _at_start(name: str, flags: Mapping[str, str]) -> bool:
   if name in _WARMUP:
     return warms
   reads = warms and name in _BY_WARMUP
+  if float(flags.get('lexical_weight', 0)):
+    reads = reads or name in _DRAWN  # whose words are counted
   if flags['encoder'] == 'scratch':
     reads = reads or name in _BY_SCRATCH
   return reads and _is_more(name, flags)
