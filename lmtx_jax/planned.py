@@ -64,7 +64,16 @@ def teach(stages: Stages, cycle: int, snapshot: Snapshot) -> PseudoLabels:
     accepted, rejected = (
       judged.rows(judged.answers == answer, num_docs) for answer in (YES, NO)
     )
-    return PseudoLabels(accepted, rejected), tally
+    return PseudoLabels(accepted, rejected, weights(evidence, judged)), tally
+
+  def weights(evidence: Evidence, judged: Judged) -> np.ndarray | None:
+    power = stages.config.plan.yes_power
+    if not power:
+      return None
+    (p_yes,) = processes.lead_arrays(
+      lambda: [planner.p_of_yeses(evidence, judged)]
+    )
+    return p_yes**power
 
   return stages.taught(cycle, ask)
 

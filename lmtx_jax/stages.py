@@ -161,12 +161,15 @@ class Stages:
       run.bind('teacher', self.teacher.identity)
       found, tally = ask()
       self._report_teaching(cycle, found, tally)
-      return {
+      arrays = {
         'accepted_values': found.accepted.values,
         'accepted_offsets': found.accepted.offsets,
         'rejected_values': found.rejected.values,
         'rejected_offsets': found.rejected.offsets,
       }
+      return arrays | (
+        {} if found.weights is None else {'weights': found.weights}
+      )
 
     arrays = run.once(
       run.cycle_file(cycle, _PSEUDO_LABELS),
@@ -177,6 +180,7 @@ class Stages:
     return PseudoLabels(
       Ragged(arrays['accepted_values'], arrays['accepted_offsets']),
       Ragged(arrays['rejected_values'], arrays['rejected_offsets']),
+      arrays.get('weights'),
     )
 
   def asking_report(self, cycle: int) -> Report:
@@ -231,6 +235,7 @@ class Stages:
         batch_size=batch_size,
         epochs=config.epochs,
         seed=(self.config.run.seed, 3, cycle),
+        weights=found.weights,
         rejected=found.rejected if config.hard_negatives else None,
         num_hard=config.hard_negatives,
         clusters=clusters,

@@ -155,13 +155,16 @@ class PseudoLabels:
     accepted: row `d` holds the labels (int32) that the teacher accepted for
       training document `d`.
     rejected: row `d` holds the labels (int32) that it rejected.
+    weights: `[num_accepted]` f32 above 0, in proportion to which one of a
+      document's accepted labels is drawn; None: all alike.
   """
 
   accepted: Ragged
   rejected: Ragged
+  weights: np.ndarray | None = None
 
   def union(self, other: PseudoLabels) -> PseudoLabels:
-    """These and the others, of the same documents and teacher."""
+    """These and the others, of the same documents and teacher, alike."""
     return PseudoLabels(
       self.accepted.union(other.accepted), self.rejected.union(other.rejected)
     )

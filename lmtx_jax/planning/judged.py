@@ -50,12 +50,24 @@ class Judged(NamedTuple):
       keep: `[num_pairs]` bool.
       num_docs: of the result.
     """
-    docs, labels = self.docs[keep], self.labels[keep]
-    order = np.argsort(docs, kind='stable')
+    docs, labels, _ = self.take(self.by_document(keep))
     offsets = np.concatenate(
       [[0], np.cumsum(np.bincount(docs, minlength=num_docs))]
     )
-    return Ragged(labels[order].astype(np.int32), offsets.astype(np.int64))
+    return Ragged(labels.astype(np.int32), offsets.astype(np.int64))
+
+  def by_document(self, keep: np.ndarray) -> np.ndarray:
+    """The kept pairs' places, document by document, in the order asked.
+
+    Args:
+      keep: `[num_pairs]` bool.
+    """
+    places = np.flatnonzero(keep)
+    return places[np.argsort(self.docs[places], kind='stable')]
+
+  def take(self, places: np.ndarray) -> Judged:
+    """The questions at these places."""
+    return Judged(*(array[places] for array in self))
 
   @classmethod
   def none(cls) -> Judged:

@@ -84,6 +84,25 @@ def fit(
     return model.fit(features.astype(np.float64), is_yes)
 
 
+def p_of_yeses(evidence: Evidence, judged: Judged) -> np.ndarray:
+  """How far all else speaks for each yes; 1 where nothing could be learnt.
+
+  Args:
+    evidence: of the cycle.
+    judged: so far.
+
+  Returns:
+    `[num_yeses]` f32 p(yes) without the pair's own answer, document by
+    document as `Judged.rows` has them.
+  """
+  docs, labels, _ = judged.take(judged.by_document(judged.answers == YES))
+  answers = evidence.answers(judged)
+  model = fit(evidence, judged, answers)
+  if model is None:
+    return np.ones(len(docs), np.float32)
+  return _predict(model, evidence, docs, labels, answers)
+
+
 def _predict(
   model: Pipeline, evidence: Evidence, docs, labels, answers: Answers
 ) -> np.ndarray:
