@@ -116,3 +116,8 @@ class IcxmlConfig:
     choices=('wikipedia', 'product', 'document'),
   )
   icxml_answer_tokens: int = flag(512, 'Tokens of an answer at most.', low=16)
+  answer_store: str = flag(
+    '',
+    'SQLite file of all answers, shared by runs; empty: in the run directory.',
+    operational=True,
+  )

@@ -6,6 +6,7 @@ import json
 import re
 
 import numpy as np
+from run_fixtures import write_corpus
 
 from lmtx_jax.baseline_config import IcxmlConfig
 from lmtx_jax.baselines.icxml import Icxml
@@ -62,6 +63,20 @@ def label_corpus(labels=LABELS):
 
 def doc_texts(docs=DOCS):
   return document_texts(corpus('test', docs), TextConfig(encode_title=True))
+
+
+def write_data(folder):
+  """A data folder of DOCS, as test documents, and LABELS."""
+
+  def row(uid, title, content):
+    targets = [LABELS.index(label) for label in wanted(content)]
+    doc = {'uid': uid, 'title': title, 'content': content}
+    return doc | {'target_ind': targets}
+
+  train = [row(f't{i}', x, f'A {x}.') for i, x in enumerate(LABELS)]
+  test = [row(f'd{i}', *doc) for i, doc in enumerate(DOCS)]
+  labels = [{'uid': x, 'title': x, 'content': ''} for x in LABELS]
+  return write_corpus(folder, {'trn': train, 'tst': test, 'lbl': labels})
 
 
 def words_in_common(labels=LABELS):

@@ -131,6 +131,42 @@ def test_costs_of_a_method(tmp_path):
   assert (costs['seconds'], costs['LLM seconds']) == (12.5, 7.5)
 
 
+def test_seconds_of_tagging_a_document(tmp_path):
+  """By the encoder that counts, or the one before training; ICXML tells its."""
+  seconds = {'seconds': {'train': 5.0, 'test': 3.0}}
+  runs = [
+    write_run(
+      tmp_path / 'rts',
+      method='rts',
+      cycle=seconds,
+      summary={'warmup_seconds': {'test': 6.0}},
+    ),
+    write_run(tmp_path / 'old', method='ict', cycle=seconds),
+    write_run(
+      tmp_path / 'icxml',
+      scores=(),
+      method='icxml',
+      summary={
+        'cost': {'seconds_per_document': 0.25},
+        'warmup_seconds': {'test': 99.0},
+      },
+    ),
+  ]
+  for where in ('rts/warmup', 'rts/cycle_00', 'icxml/warmup'):
+    labels = np.zeros((30, 10), np.int32)  # of some, no truth is known
+    write_arrays(str(tmp_path / where / 'test_labels.npz'), {'labels': labels})
+  out = succeed('compare', *runs).out
+  assert out.splitlines()[0].endswith('seconds per document')
+  found = {name: cells[-1] for name, cells in table_of(out).items()}
+  assert found == {
+    'untrained': '0.2',
+    'rts': '0.1',
+    'ict': '-',
+    'icxml': '0.25',
+  }
+  assert 'seconds per document: of tagging' in out
+
+
 def test_starts_that_disagree_are_told(tmp_path):
   runs = [
     write_run(tmp_path / method, method=method, initial=initial)
@@ -320,5 +356,6 @@ def test_a_real_run(trained, tmp_path):
   assert rows['untrained'][2].rstrip('*') == f'{summary["initial"]["P@1"]:.1f}'
   assert '? not paired' not in out
   asked = sum(c['asked'] + c['dev']['asked'] for c in summary['cycles'])
-  assert rows['lmtx'][-2] == f'{asked:,}'
+  assert rows['lmtx'][-3] == f'{asked:,}'
+  assert all(0 < float(row[-1]) < 60 for row in rows.values())  # of a document
   assert path.read_text().count('<svg') == 3

@@ -24,6 +24,48 @@ PAPER = {  # cycles, training documents, title read, label tokens, prompt
   'wiki500k': (3, 30_000, True, 15, 'wikipedia'),
 }
 
+BERT, MPNET = 'google-bert/bert-base-uncased', 'all-mpnet-base-v1'
+PUBLISHED = {  # of the baselines; their papers and code
+  'rts': {
+    **{'encoder': f'sentence-transformers/{MPNET}', 'pooling': 'cls'},
+    **{'similarity': 'cosine', 'contrast_temperature': 0.05},
+    **{'min_words': 80, 'max_words': 160, 'batch_size': 256, 'epochs': 5},
+    **{'learning_rate': 5e-8, 'final_learning_rate': 5e-9},
+    'lr_schedule': 'epoch',
+  },
+  'rts_amazon': {
+    **{'encoder': f'sentence-transformers/{MPNET}', 'pooling': 'cls'},
+    **{'similarity': 'cosine', 'contrast_temperature': 0.05},
+    **{'min_words': 40, 'max_words': 80, 'batch_size': 384, 'epochs': 10},
+    **{'learning_rate': 5e-5, 'final_learning_rate': 5e-6},
+    'lr_schedule': 'epoch',
+  },
+  'maclr': {
+    **{'encoder': BERT, 'pooling': 'cls', 'projection_dim': 512},
+    **{'similarity': 'dot', 'max_label_tokens': 64, 'max_doc_tokens': 288},
+    **{'max_train_doc_tokens': 288, 'removal_rate': 0.9},
+    'regulariser_weight': 1,
+    'cluster_counts': '2500,5000,10000,20000,40000',
+    **{'cluster_growth_steps': 10_000, 'cluster_refresh_steps': 5000},
+    **{'learning_rate': 1e-5, 'lr_warmup_steps': 10_000, 'clip_norm': 1},
+    **{'batch_size': 128, 'max_steps': 100_000, 'lr_schedule': 'step'},
+  },
+  'ict': {
+    **{'removal_rate': 0.9, 'max_label_tokens': 64, 'max_doc_tokens': 288},
+    **{'max_train_doc_tokens': 288, 'learning_rate': 1e-4},
+    **{'batch_size': 4096, 'max_steps': 100_000},
+  },
+  'simcse': {
+    **{'pooling': 'cls', 'training_head': True, 'similarity': 'cosine'},
+    **{'contrast_temperature': 0.05, 'batch_size': 64, 'epochs': 1},
+    **{'learning_rate': 3e-5, 'max_train_doc_tokens': 32},
+  },
+  'icxml': {
+    **{'icxml_num_demonstrations': 10, 'icxml_demonstration_labels': 10},
+    'icxml_retrieved': 30,
+  },
+}
+
 
 def read(monkeypatch, name, *argv):
   monkeypatch.chdir(ROOT)
@@ -74,6 +116,38 @@ def test_holds_what_the_paper_did_on_each_dataset(monkeypatch, name):
     config.encoder.max_label_tokens,
     config.teacher.prompt,
   ) == PAPER[name]
+
+
+def baseline(monkeypatch, name):
+  """All flags of a baseline, by name."""
+  flagfile = f'--flagfile=configs/baselines/{name}.flags'
+  config = read(monkeypatch, 'wiki500k', flagfile)
+  return {k: v for part in config.parts for k, v in vars(part).items()}
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_holds_what_is_published_of_a_baseline(monkeypatch, name):
+  flags = baseline(monkeypatch, name)
+  assert flags['method'] == name.partition('_')[0]
+  published = PUBLISHED[name]
+  assert {flag: flags[flag] for flag in published} == published
+
+
+@pytest.mark.parametrize('name', ['rts', 'rts_amazon'])
+def test_windows_of_rts_are_not_cut_shorter(monkeypatch, name):
+  flags = baseline(monkeypatch, name)
+  assert flags['max_train_doc_tokens'] >= 2 * flags['max_words']
+
+
+@pytest.mark.parametrize('name', ['rts', 'rts_amazon', 'rts_same_start', 'ict'])
+def test_large_batches_are_taken_in_chunks(monkeypatch, name):
+  flags = baseline(monkeypatch, name)
+  assert 0 < flags['grad_cache_chunk'] <= flags['batch_size'] / 3
+
+
+@pytest.mark.parametrize('name', ['rts', 'maclr', 'ict'])
+def test_long_trainings_seldom_write_checkpoints(monkeypatch, name):
+  assert baseline(monkeypatch, name)['checkpoint_steps'] >= 500
 
 
 @pytest.mark.parametrize('name', [*PAPER, 'eurlex57k'])

@@ -42,8 +42,10 @@ def icxml(stages: Stages, writer: Writer) -> Outcome:
       np.union1d(inputs.label_widths, inputs.doc_widths),
       config.encoder.max_doc_tokens,
     )
-    path = run.file('answers.sqlite')
-    with contextlib.closing(AnswerStore(path)) as store:
+    path, flag = config.icxml.answer_store, '--answer_store'
+    if not path:
+      path, flag = run.file('answers.sqlite'), '--run_dir'
+    with contextlib.closing(AnswerStore(path, flag=flag)) as store:
       method = Icxml(
         inputs.dataset.labels,
         retrieve,

@@ -10,7 +10,7 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from lmtx_jax import processes
+from lmtx_jax import devices, processes
 from lmtx_jax.baselines.ict import IctPairs
 from lmtx_jax.baselines.maclr import MaclrPairs, clusters_at
 from lmtx_jax.baselines.simcse import SimCsePairs
@@ -29,7 +29,7 @@ from lmtx_jax.train.self_supervised_pairs import (
   word_starts,
 )
 from lmtx_jax.training import Training, fit_config
-from lmtx_jax.types import Shortlist
+from lmtx_jax.types import Ragged, Shortlist, UserError
 
 
 def self_supervised(stages: Stages, look: Callable[[], None]) -> Outcome:
@@ -83,18 +83,37 @@ def _training(
   pairs: Callable[..., PairSource],
   **changes: Any,
 ) -> Training:
-  """A training by the flags; `pairs` is handed batch_size, epochs and seed."""
+  """A training by the flags; `pairs` is handed batch_size, epochs and seed.
+
+  It raises a UserError where there are too few pairs to train at all.
+  """
   config = stages.config
   epochs, seed = config.train.epochs, (config.run.seed, 4, cycle)
   temperature = config.method.contrast_temperature
   loss = functools.partial(losses.info_nce, temperature=temperature)
+
+  def enough(batch_size: int) -> PairSource:
+    source = pairs(batch_size=batch_size, epochs=epochs, seed=seed)
+    if source.num_pairs < _fewest_pairs():
+      raise UserError(
+        f'--method={config.run.method}: {source.num_pairs} pairs to train on,'
+        f' and the smallest batch, whatever --batch_size, has {_fewest_pairs()}'
+        ' (one a device, and two in all); it needs more documents'
+      )
+    return source
+
   return Training(
     desc=f'{config.run.method} {cycle}' if cycle else config.run.method,
-    pairs=lambda size: pairs(batch_size=size, epochs=epochs, seed=seed),
+    pairs=enough,
     batch_size=config.train.batch_size,
     fit=fit_config(config.train, config.train.grad_cache_chunk),
     **{'loss': loss} | changes,
   )
+
+
+def _fewest_pairs() -> int:
+  """What makes a batch: each pair needs a negative, each device a pair."""
+  return max(2, devices.total())
 
 
 def _longest(stages: Stages) -> int:
@@ -106,6 +125,9 @@ def _longest(stages: Stages) -> int:
 def _rts(stages: Stages, cycle: int, _: Snapshot) -> Training:
   """Random text segments (Zhang et al., Findings of EMNLP 2022)."""
   config, inputs = stages.config.method, stages.inputs
+  titles = inputs.train.tokens.title_sizes
+  if num := np.count_nonzero(titles == 0):
+    logging.info('rts: %d of %d documents have no title', num, len(titles))
   pairs = functools.partial(
     SelfSupervisedPairs,
     inputs.train.tokens,
@@ -219,8 +241,18 @@ def _maclr_2(stages: Stages, cycle: int, snapshot: Snapshot) -> Training:
     read_arrays,
     alone=True,
   )
-  dense = _by_cosine(stages, snapshot, stages.rankings.shortlist(snapshot))
-  found = unite(lexical['labels'], dense, config.method.second_stage_threshold)
+  dense = Shortlist(
+    **run.once(
+      run.cycle_file(cycle, 'by_encoder.npz'),
+      # Whatever --shortlist says: that is the teacher's, of LMTX.
+      lambda: vars(_by_cosine(stages, snapshot)),
+      write_arrays,
+      read_arrays,
+    )
+  )
+  threshold = config.method.second_stage_threshold
+  found = unite(lexical['labels'], dense, threshold)
+  _check_found(found, threshold)
   pairs = functools.partial(
     PseudoLabelPairs,
     inputs.train_inputs,
@@ -236,12 +268,22 @@ def _maclr_2(stages: Stages, cycle: int, snapshot: Snapshot) -> Training:
   return dataclasses.replace(training, fit=fit)
 
 
-def _by_cosine(
-  stages: Stages, snapshot: Snapshot, dense: Shortlist
-) -> Shortlist:
-  """The best label of each document, with the cosine of both as its score."""
+def _check_found(found: Ragged, threshold: float) -> None:
+  """Raises a UserError where too few documents have a label to learn."""
+  num_found = np.count_nonzero(found.lengths)
+  if num_found < _fewest_pairs():
+    raise UserError(
+      f'--method=maclr: {num_found} of {len(found.lengths)} training documents'
+      ' have a label for the second stage, so there is nothing to learn from:'
+      ' they share no word with a label, and no cosine is above'
+      f' --second_stage_threshold={threshold:g}; lower it'
+    )
+
+
+def _by_cosine(stages: Stages, snapshot: Snapshot) -> Shortlist:
+  """The encoder's best label of each document; the score is their cosine."""
+  best = stages.rankings.dense(snapshot, 1).labels
   documents = stages.rankings.doc_embeddings(snapshot)
-  best = dense.labels[:, :1]
   cosines = np.full(best.shape, -np.inf, np.float32)
   for rows in blocks(*documents.shape):
     real = rows.start + np.flatnonzero(best[rows, 0] >= 0)

@@ -21,7 +21,9 @@ from lmtx_jax.run_dir import read_run_flags
 from lmtx_jax.types import UserError
 
 _SUMMARY_KEYS = ('cycles', 'test', 'initial', 'seconds')
-_START = os.path.join('warmup', 'test_documents.npz')
+# As `stages` calls them, which is too much to import for two names.
+_SCORES, _LABELS = 'test_documents.npz', 'test_labels.npz'
+_START = os.path.join('warmup', _SCORES)
 
 
 @functools.cache
@@ -105,9 +107,34 @@ class Run:
     Raises:
       UserError: the file cannot be read.
     """
-    name = _START if start else self.summary.get('test_documents')
-    path = os.path.join(self.path, name or '')
-    if not os.path.isfile(path):
+    return self._arrays(start, _SCORES)
+
+  def seconds_per_document(self, *, start: bool) -> float | None:
+    """Of tagging the test documents by the encoder; compiling is included.
+
+    Args:
+      start: by the encoder before training.
+
+    Raises:
+      UserError: the file of their labels cannot be read.
+    """
+    seconds, best = self.summary.get('warmup_seconds'), None
+    if not start:
+      best = self.summary.get('best_cycle')
+      cycles = self.summary['cycles']
+      seconds = None if best is None else cycles[best].get('seconds')
+    spent = (seconds or {}).get('test')
+    # ICXML's retrieval is counted with the test of its encoder.
+    if not spent or self.method == 'icxml':
+      return None
+    labels = (self._arrays(start, _LABELS) or {}).get('labels')
+    return spent / len(labels) if labels is not None and len(labels) else None
+
+  def _arrays(self, start: bool, name: str) -> dict[str, np.ndarray] | None:
+    """A file that lies beside the test scores; None if it does not."""
+    scores = _START if start else self.summary.get('test_documents')
+    path = os.path.join(self.path, os.path.dirname(scores or ''), name)
+    if not scores or not os.path.isfile(path):
       return None
     try:
       return read_arrays(path)

@@ -19,10 +19,11 @@ from lmtx_jax.comparison.runs import Run
 from lmtx_jax.comparison.significance import LEVEL, Test
 
 UNKNOWN = '-'
+_SPEED = 'seconds per document'
 # What a table has room for; the files have all that a method tells of.
 _COSTS = (
   *('pairs asked', 'seconds', 'tokens', 'LLM seconds'),
-  *('tokens per document', 'seconds per document'),
+  *('tokens per document', _SPEED),
 )
 _REPEATS = 0.01  # share of pairs that texts alike may answer within a cycle
 
@@ -95,6 +96,10 @@ class Table:
       lines.append(
         'pairs asked: less those that a verdict store held before the run'
       )
+    if _SPEED in self.shown_costs():
+      lines.append(
+        f'{_SPEED}: of tagging the test documents, compiling included'
+      )
     for row in self.rows:
       spans = {m: row.disagreement(m) for m in self.metrics}
       told = [f'{m} {x[0]:.1f} to {x[1]:.1f}' for m, x in spans.items() if x]
@@ -129,7 +134,8 @@ class Table:
     """Names of all costs that some row has."""
     names = ['pairs asked', 'seconds', 'tokens']
     extra = dict.fromkeys(name for row in self.rows for name in _extra(row))
-    names += [name for name in extra if name not in names]
+    names += [name for name in extra if name not in (*names, _SPEED)]
+    names.append(_SPEED)
     return [
       name
       for name in names
@@ -145,11 +151,12 @@ class Table:
 
   def cost_of(self, row: Row, name: str) -> float | None:
     """One cost of a row, the mean over its runs."""
-    if row.is_start:
+    if row.is_start and name != _SPEED:
       return None
     if name in _extra(row):
       return mean(_extra(row)[name])
     of_run = {
+      _SPEED: lambda run: run.seconds_per_document(start=row.is_start),
       'pairs asked': lambda run: (run.asked() or [None])[-1],
       'seconds': lambda run: run.summary['seconds'],
       'tokens': lambda run: run.tokens,

@@ -1,13 +1,18 @@
 """`python -m lmtx_jax.main --method=icxml`, with a fake server."""
 
+import contextlib
 import json
+import sqlite3
 
 from fake_server import FakeSglangServer
 from fake_tokenizer import write_tokenizer
-from icxml_fakes import DOCS, LABELS, FakeLlm, wanted
+from icxml_fakes import DOCS, FakeLlm, write_data
 import numpy as np
+from processes import wait_until
 import pytest
-from run_fixtures import TINY, call, succeed, write_corpus
+from run_fixtures import TINY, call, spawn, succeed
+
+from lmtx_jax.teacher.verdict_store import VerdictStore
 
 
 @pytest.fixture(scope='module')
@@ -21,19 +26,7 @@ def llm(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def flags(tmp_path_factory, cache, llm):
-  def row(uid, title, content):
-    targets = [LABELS.index(label) for label in wanted(content)]
-    doc = {'uid': uid, 'title': title, 'content': content}
-    return doc | {'target_ind': targets}
-
-  test = [row(f'd{i}', *doc) for i, doc in enumerate(DOCS)]
-  train = [row(f't{i}', f'{label}', f'A {label}.') for i, label in
-           enumerate(LABELS)]  # fmt: skip
-  labels = [{'uid': x, 'title': x, 'content': ''} for x in LABELS]
-  folder = write_corpus(
-    tmp_path_factory.mktemp('data') / 'made',
-    {'trn': train, 'tst': test, 'lbl': labels},
-  )
+  folder = write_data(tmp_path_factory.mktemp('data') / 'made')
   return (
     *(f'--data_dir={folder}', f'--data_cache={cache}', *TINY),
     *('--teacher=sglang', f'--teacher_url={llm.url}', '--method=icxml'),
@@ -61,6 +54,67 @@ def test_whole_run_resumed_and_shared_out(flags, llm, tmp_path):
   again = json.loads((run / 'summary.json').read_text())
   assert again['test'] == summary['test']
   assert llm.answered.total() == before
+
+
+def rows_of(store):
+  """How often each stored answer came; none while there is no store."""
+  with contextlib.suppress(sqlite3.OperationalError):
+    uri = f'file:{store}?mode=ro'
+    with contextlib.closing(sqlite3.connect(uri, uri=True)) as db:
+      return [n for (n,) in db.execute('SELECT num_asked FROM answers')]
+  return []
+
+
+def outcome(run):
+  """What a run came to, whoever was asked how often."""
+  summary = json.loads((run / 'summary.json').read_text())
+  with np.load(run / 'icxml' / 'labels.npz') as arrays:
+    labels = arrays['labels'].tolist()
+  return labels, summary['test'], summary['cost']
+
+
+def test_killed_and_resumed_then_shared(flags, llm, tmp_path):
+  run, killed, again = (tmp_path / name for name in ('run', 'killed', 'again'))
+  succeed('main', *flags, f'--run_dir={run}')
+  labels, test, cost = outcome(run)
+  store = tmp_path / 'answers.sqlite'
+  flags = (*flags, f'--answer_store={store}')
+  slowly = ('--teacher_batch_size=1', '--teacher_in_flight=1')
+  llm.latency_s = 0.3
+  process = spawn('main', *flags, *slowly, f'--run_dir={killed}')
+  try:
+    assert wait_until(lambda: len(rows_of(store)) >= 4, 240)
+  finally:
+    process.kill()
+    process.communicate()
+    llm.latency_s = 0.0
+  stored = rows_of(store)
+  assert 4 <= len(stored) < cost['asked']  # amid answers
+  assert not (killed / 'icxml' / 'labels.npz').exists()
+  llm.received.clear()
+  succeed('main', *flags, f'--run_dir={killed}')
+  assert outcome(killed)[:2] == (labels, test)
+  asked = outcome(killed)[2]['asked']
+  assert asked == cost['asked']  # of all its attempts
+  assert llm.received.total() == asked - len(stored)
+  assert rows_of(store) == [1] * asked
+  # Another run on this store asks nothing, and keeps none of its own.
+  llm.received.clear()
+  succeed('main', *flags, f'--run_dir={again}')
+  assert not llm.received
+  assert outcome(again)[:2] == (labels, test)
+  cost = outcome(again)[2]
+  assert (cost['asked'], cost['reused']) == (0, cost['questions'])
+  assert not (again / 'answers.sqlite').exists()
+
+
+def test_a_file_that_is_no_answer_store(flags, tmp_path):
+  path = tmp_path / 'verdicts.sqlite'
+  VerdictStore(str(path)).close()
+  run = f'--run_dir={tmp_path / "run"}'
+  result = call('main', *flags, f'--answer_store={path}', run)
+  assert result.code == 1
+  assert str(path) in result.error and '--answer_store' in result.error
 
 
 def test_no_server(flags, tmp_path):

@@ -1,14 +1,18 @@
 """ICXML against the real server, whose model writes noise."""
 
 import contextlib
+import json
 import random
 import sqlite3
 import threading
 
 from asking_fakes import make_pairs
-from icxml_fakes import LABELS, tag
+from icxml_fakes import DOCS as FEW_DOCS
+from icxml_fakes import LABELS, tag, write_data
 from live_fixtures import SglangServer, requires_sglang
+import numpy as np
 import pytest
+from run_fixtures import TINY, succeed
 
 from lmtx_jax.llm_config import LlmConfig
 from lmtx_jax.teacher.llm.answer_store import AnswerStore
@@ -135,3 +139,29 @@ def test_killed_and_started_again(server, path):
     counts = db.execute('SELECT num_asked FROM answers').fetchall()
   assert counts == [(1,)] * report['asked']
   assert usage['retries'] > 0
+
+
+def test_a_whole_run(server, cache, path, tmp_path):
+  """As a user starts it; a second one on its answers asks nothing."""
+  flags = (
+    *(f'--data_dir={write_data(tmp_path / "data")}', f'--data_cache={cache}'),
+    *(*TINY, '--method=icxml', '--teacher=sglang', '--icxml_domain=document'),
+    *(f'--teacher_url={server.url}', f'--icxml_answer_tokens={ANSWER_TOKENS}'),
+    f'--answer_store={path}',
+  )
+  found = []
+  for name in ('first', 'second'):
+    folder = tmp_path / name
+    succeed('main', *flags, f'--run_dir={folder}')
+    summary = json.loads((folder / 'summary.json').read_text())
+    with np.load(folder / 'icxml' / 'labels.npz') as arrays:
+      labels = arrays['labels']
+    assert labels.shape == (len(FEW_DOCS), 100) and labels.max() < len(LABELS)
+    assert (labels[:, 0] >= 0).all()
+    assert 0 <= summary['test']['P@1'] <= 100
+    found.append((labels.tolist(), summary['test'], summary['cost']))
+  first, second = (cost for *_, cost in found)
+  assert found[0][:2] == found[1][:2]
+  assert first['asked'] == count_answers(path) >= 2 * (len(FEW_DOCS) - 1)
+  assert first['unanswered'] == second['asked'] == 0
+  assert second['reused'] == second['questions'] == first['questions']
