@@ -8,7 +8,8 @@ import jax
 
 from lmtx_jax import devices
 from lmtx_jax.config import Config
-from lmtx_jax.encode import default_batch_tokens
+from lmtx_jax.data.batches import default_batch_tokens
+from lmtx_jax.train.grad_cache import Chunk
 from lmtx_jax.types import UserError
 
 
@@ -37,14 +38,12 @@ def small_batch(num_pairs: int) -> int:
   return max(1, num_pairs // unit) * unit
 
 
-def chunk_size(config: Config) -> int:
-  """Documents of a step in a cycle that have activations kept; 0: all.
+def cycle_chunk(config: Config) -> Chunk:
+  """What a device keeps activations of at a time in a cycle.
 
   On a CPU few, so that they stay in its caches. Not so in the warm-up, where
   both sides are long, of which one is embedded twice.
   """
   if config.train.grad_cache_chunk or jax.default_backend() != 'cpu':
-    return config.train.grad_cache_chunk
-  encoder = config.encoder
-  longest = encoder.max_train_doc_tokens or encoder.max_doc_tokens
-  return max(1, default_batch_tokens() // longest)
+    return Chunk(config.train.grad_cache_chunk)
+  return Chunk(tokens=default_batch_tokens())

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import functools
 from typing import Any
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
 from lmtx_jax import devices, processes
-from lmtx_jax.data.batches import encode_batches
+from lmtx_jax.data.batches import default_batch_tokens, encode_batches
 from lmtx_jax.data.tokens import TokenView
 from lmtx_jax.model.bi_encoder import BiEncoder
 
@@ -22,11 +21,6 @@ _IN_FLIGHT = 2  # batches handed to the devices before the first is fetched
 @functools.lru_cache(maxsize=8)
 def _p_apply(encoder: BiEncoder) -> Callable:
   return devices.p_gathered(encoder.apply)
-
-
-def default_batch_tokens() -> int:
-  """Tokens of a batch: on a CPU few, for what is between products is cached."""
-  return 2048 if jax.default_backend() == 'cpu' else 16_384
 
 
 class Encoder:
@@ -71,6 +65,14 @@ class Encoder:
     """
     if out is None:
       out = np.empty((len(inputs), self.dim), np.float32)
+    for rows, embeddings in self.batches(inputs, widths, desc):
+      out[rows] = embeddings
+    return out
+
+  def batches(
+    self, inputs: TokenView, widths: np.ndarray, desc: str | None = None
+  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """As `encode`, but what is ready at a time: rows, and their embeddings."""
     pending = collections.deque()
     with (
       devices.memory_advice('lower --encode_batch_tokens'),
@@ -82,10 +84,10 @@ class Encoder:
       ) as bar,
     ):
 
-      def fetch() -> None:
+      def fetch() -> tuple[np.ndarray, np.ndarray]:
         rows, embeddings = pending.popleft()
-        out[rows] = devices.gather(embeddings)[: len(rows)]
         bar.update(len(rows))
+        return rows, devices.gather(embeddings)[: len(rows)]
 
       for batch in encode_batches(
         inputs.lengths, widths, self._batch_tokens, devices.total()
@@ -97,7 +99,6 @@ class Encoder:
         )
         pending.append((batch.rows, embeddings))
         if len(pending) > _IN_FLIGHT:
-          fetch()
+          yield fetch()
       while pending:
-        fetch()
-    return out
+        yield fetch()

@@ -110,16 +110,22 @@ class FusedSearch:
     desc: str | None = None,
   ) -> Shortlist:
     """As `shortlist.tag_documents`, of documents whose `texts` are read too."""
-    return Shortlist.joined(
-      self.search(
-        index,
-        label_embeddings,
-        embeddings,
-        self._words_of(texts, rows),
-        filters.take(rows),
-        k,
-      )
-      for rows, embeddings in embedded(encoder, documents, widths, desc)
+    return Shortlist.placed(
+      len(documents),
+      (
+        (
+          rows,
+          self.search(
+            index,
+            label_embeddings,
+            embeddings,
+            self._words_of(texts, rows),
+            filters.take(rows),
+            k,
+          ),
+        )
+        for rows, embeddings in embedded(encoder, documents, widths, desc)
+      ),
     )
 
   def _words_of(self, texts: Texts, rows: np.ndarray) -> sp.csr_matrix:

@@ -8,7 +8,7 @@ from absl import logging
 import numpy as np
 
 from lmtx_jax.config import Config
-from lmtx_jax.data.batches import bucket_widths
+from lmtx_jax.data.batches import bucket_widths, width_cost
 from lmtx_jax.data.corpus import (
   Corpus,
   Dataset,
@@ -151,6 +151,7 @@ def load_inputs(
   _, first, inverse = np.unique(
     texts.digests, return_index=True, return_inverse=True
   )
+  passes = config.run.num_cycles + 1  # all is embedded before cycle 0 too
   return Inputs(
     dataset=dataset,
     train=train,
@@ -165,9 +166,15 @@ def load_inputs(
     label_texts=texts,
     label_key=first[inverse].astype(np.int32),
     doc_widths=bucket_widths(
-      train.inputs.lengths, config.encoder.max_doc_tokens
+      np.concatenate([part.inputs.lengths for part in (train, dev, test)]),
+      config.encoder.max_doc_tokens,
+      min_saved=width_cost(passes),
     ),
-    label_widths=bucket_widths(labels.lengths, config.encoder.max_label_tokens),
+    label_widths=bucket_widths(
+      labels.lengths,
+      config.encoder.max_label_tokens,
+      min_saved=width_cost(passes),
+    ),
   )
 
 

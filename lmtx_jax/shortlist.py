@@ -95,9 +95,12 @@ def tag_documents(
     k: labels a document.
     desc: name on the progress bar; no bar without one.
   """
-  return Shortlist.joined(
-    make_shortlist(index, embeddings, filters.take(rows), k)
-    for rows, embeddings in embedded(encoder, documents, widths, desc)
+  return Shortlist.placed(
+    len(documents),
+    (
+      (rows, make_shortlist(index, embeddings, filters.take(rows), k))
+      for rows, embeddings in embedded(encoder, documents, widths, desc)
+    ),
   )
 
 
@@ -109,17 +112,24 @@ def embedded(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Rows of documents and their embeddings; one block at least.
 
+  The longest documents come first, whatever block they are in, so that there
+  are no more shapes to compile than without blocks.
+
   Args:
     encoder: of the documents.
     documents: to embed.
     widths: bucket widths of the documents.
     desc: name on the progress bar; no bar without one.
   """
-  starts = range(0, max(1, len(documents)), _BLOCK)
-  for number, start in enumerate(starts, 1):
-    rows = np.arange(start, min(start + _BLOCK, len(documents)))
-    name = f'{desc} {number}/{len(starts)}' if len(starts) > 1 else desc
-    yield (
-      rows,
-      encoder.encode(documents.take(rows), widths, desc=name if desc else None),
-    )
+  rows, embeddings, held = [], [], 0
+  for some, embedding in encoder.batches(documents, widths, desc):
+    rows.append(some)
+    embeddings.append(embedding)
+    held += len(some)
+    if held >= _BLOCK:
+      yield np.concatenate(rows), np.concatenate(embeddings)
+      rows, embeddings, held = [], [], 0
+  if held:
+    yield np.concatenate(rows), np.concatenate(embeddings)
+  if not len(documents):
+    yield np.zeros(0, np.int64), np.zeros((0, encoder.dim), np.float32)

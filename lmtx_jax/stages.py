@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lmtx_jax.batch_sizes import chunk_size
+from lmtx_jax.batch_sizes import cycle_chunk
 from lmtx_jax.config import Config
 from lmtx_jax.embeddings import open_embeddings
 from lmtx_jax.evaluation.metrics import (
@@ -30,6 +30,7 @@ from lmtx_jax.teacher.progress import Report
 from lmtx_jax.teacher.teacher import pseudo_labels
 from lmtx_jax.train import losses
 from lmtx_jax.train.clusters import cluster
+from lmtx_jax.train.grad_cache import Chunk
 from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
 from lmtx_jax.train.schedule import FitConfig
 from lmtx_jax.train.self_supervised_pairs import (
@@ -124,7 +125,7 @@ class Stages:
         train.adam_eps,
         train.weight_decay,
         train.checkpoint_steps,
-        train.grad_cache_chunk,
+        Chunk(train.grad_cache_chunk),
       ),
     )
     start = self._loaded.params
@@ -239,13 +240,25 @@ class Stages:
         rejected=found.rejected if config.hard_negatives else None,
         num_hard=config.hard_negatives,
         clusters=clusters,
+        trainings=self.config.run.num_cycles,
+        most_accepted=self._most_accepted(),
       ),
       config.batch_size,
       losses.cycle_loss(config),
-      fit_config(config, chunk_size(self.config)),
+      fit_config(config, cycle_chunk(self.config)),
     )
     params = self.trainer.fit(cycle, start, training)
     return self._loaded.next(params, cycle + 1)
+
+  def _most_accepted(self) -> int:
+    """Labels of a document that the teacher may accept, as a rule."""
+    config = self.config
+    cycles = max(1, config.run.num_cycles)
+    if config.plan.teacher_budget:
+      return cycles * config.plan.plan_candidates
+    if config.plan.train_on == 'cycle':
+      cycles = 1
+    return cycles * config.shortlist.shortlist_size
 
   def _clusters(self, cycle: int) -> np.ndarray:
     """`[num_docs]` int32, equal for documents whose embeddings are near."""

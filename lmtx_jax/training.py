@@ -16,6 +16,7 @@ from lmtx_jax.metric_writer import MetricWriter
 from lmtx_jax.model.bi_encoder import BiEncoder
 from lmtx_jax.model.pretrained import load_params, save_params
 from lmtx_jax.run_dir import RunDir
+from lmtx_jax.train.grad_cache import Chunk
 from lmtx_jax.train.loop import fit
 from lmtx_jax.train.losses import Loss
 from lmtx_jax.train.pair_source import PairSource, Refresh
@@ -121,12 +122,12 @@ class Trainer:
     return params
 
 
-def fit_config(config: TrainConfig, grad_cache_chunk: int) -> FitConfig:
+def fit_config(config: TrainConfig, chunk: Chunk) -> FitConfig:
   """How a cycle, or a method's training, optimises.
 
   Args:
     config: the flags.
-    grad_cache_chunk: rows that a device keeps activations of at a time.
+    chunk: what a device keeps activations of at a time.
   """
   return FitConfig(
     learning_rate=config.learning_rate,
@@ -134,7 +135,7 @@ def fit_config(config: TrainConfig, grad_cache_chunk: int) -> FitConfig:
     adam_eps=config.adam_eps,
     weight_decay=config.weight_decay,
     checkpoint_steps=config.checkpoint_steps,
-    grad_cache_chunk=grad_cache_chunk,
+    chunk=chunk,
     final_learning_rate=config.final_learning_rate,
     by_epoch=config.lr_schedule == 'epoch',
     epochs=config.epochs,

@@ -130,6 +130,17 @@ class Shortlist:
       np.concatenate([part.scores for part in parts]),
     )
 
+  @classmethod
+  def placed(
+    cls, num_docs: int, parts: Iterable[tuple[np.ndarray, Shortlist]]
+  ) -> Shortlist:
+    """As `joined`, of documents in any order: each part has their rows."""
+    rows, parts = zip(*parts, strict=True)
+    place = np.zeros(num_docs, np.int64)
+    place[np.concatenate(rows)] = np.arange(num_docs)
+    found = cls.joined(parts)
+    return cls(found.labels[place], found.scores[place])
+
 
 @dataclasses.dataclass(frozen=True)
 class Verdicts:

@@ -3,10 +3,12 @@
 import dataclasses
 
 import jax
+import numpy as np
 import pytest
 
 from lmtx_jax import batch_sizes, devices
 from lmtx_jax.config import TRAINING, Config
+from lmtx_jax.train.grad_cache import Chunk
 from lmtx_jax.types import UserError
 
 
@@ -51,9 +53,22 @@ def test_a_batch_that_does_not_divide_says_which_would(monkeypatch):
 
 
 def test_chunks_on_a_cpu_only(monkeypatch):
-  long = config(max_doc_tokens=128)
-  assert batch_sizes.chunk_size(long) == 16
-  assert batch_sizes.chunk_size(config(max_train_doc_tokens=4096)) == 1
-  assert batch_sizes.chunk_size(config(grad_cache_chunk=5)) == 5
+  assert batch_sizes.cycle_chunk(config()) == Chunk(tokens=2048)
+  assert batch_sizes.cycle_chunk(config(grad_cache_chunk=5)) == Chunk(rows=5)
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  assert batch_sizes.chunk_size(long) == 0
+  assert batch_sizes.cycle_chunk(config()) == Chunk()
+
+
+@pytest.mark.parametrize(
+  ('chunk', 'width', 'rows'),
+  [
+    (Chunk(), 450, 64),
+    (Chunk(rows=5), 450, 5),
+    (Chunk(rows=100), 450, 64),
+    (Chunk(tokens=2048), 450, 4),
+    (Chunk(tokens=2048), 15, 64),
+    (Chunk(tokens=2048), 4096, 1),
+  ],
+)
+def test_a_chunk_of_tokens_has_more_rows_of_a_short_side(chunk, width, rows):
+  assert chunk.rows_of(np.zeros((64, width))) == rows

@@ -98,24 +98,22 @@ def test_tagging_in_blocks_is_as_tagging_at_once(monkeypatch, num_docs):
   docs, labels = draw(num_docs, 9)
   filters = Ragged.from_rows([[d % 9] for d in range(num_docs)])
 
-  class View(np.ndarray):
-    """Stands for the tokens of the documents."""
-
-    def take(self, rows):
-      return self[rows]
-
   class FakeEncoder:
-    def encode(self, inputs, widths, desc=None):
+    dim = docs.shape[1]
+
+    def batches(self, inputs, widths, desc=None):
       del widths, desc
-      assert len(inputs) <= 3
-      return np.asarray(inputs)
+      order = np.random.default_rng(0).permutation(len(inputs))
+      for start in range(0, len(order), 2):
+        rows = order[start : start + 2]
+        yield rows, np.asarray(inputs)[rows]
 
   whole = make_shortlist(SortedIndex(labels), docs, filters, 4)
   monkeypatch.setattr(shortlist_lib, '_BLOCK', 3)
   found = tag_documents(
     FakeEncoder(),
     SortedIndex(labels),
-    docs.view(View),
+    docs,
     np.array([8]),
     filters,
     4,

@@ -22,6 +22,7 @@ from lmtx_jax.stages import Stages
 from lmtx_jax.summary import Outcome
 from lmtx_jax.train import losses
 from lmtx_jax.train.clusters import cluster
+from lmtx_jax.train.grad_cache import Chunk
 from lmtx_jax.train.pair_source import PairSource, Refresh
 from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
 from lmtx_jax.train.self_supervised_pairs import (
@@ -106,7 +107,7 @@ def _training(
     desc=f'{config.run.method} {cycle}' if cycle else config.run.method,
     pairs=enough,
     batch_size=config.train.batch_size,
-    fit=fit_config(config.train, config.train.grad_cache_chunk),
+    fit=fit_config(config.train, Chunk(config.train.grad_cache_chunk)),
     **{'loss': loss} | changes,
   )
 

@@ -9,10 +9,12 @@ for it; queries, a chunk at a time, are embedded once.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lmtx_jax import devices
 from lmtx_jax.model.bi_encoder import BiEncoder
@@ -27,6 +29,33 @@ from lmtx_jax.train.objective import (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+  """How much of a side has activations kept at a time; 0 and 0: all of it.
+
+  Attributes:
+    rows: at most, whatever their width.
+    tokens: at most, padding included, if `rows` is 0; but one row at least.
+  """
+
+  rows: int = 0
+  tokens: int = 0
+
+  def rows_of(self, ids: jax.Array) -> int:
+    """Rows at a time of `[b, width]` ids; b where it is all of them."""
+    b, width = ids.shape
+    if self.rows or not self.tokens:
+      return min(b, self.rows or b)
+    return min(b, max(1, self.tokens // width))
+
+  def split(self, tree: Any) -> Any:
+    """`[b, ...]` arrays, 'ids' among them, to `[chunks, rows, ...]`."""
+    return _split(tree, self.rows_of(tree['ids']))
+
+
+WHOLE = Chunk()
+
+
 def value_and_grad(
   params: Any,
   batch: DeviceBatch,
@@ -34,11 +63,11 @@ def value_and_grad(
   *,
   bi_encoder: BiEncoder,
   loss: Loss,
-  chunk: int,
+  chunk: Chunk,
 ) -> tuple[jax.Array, Any]:
   """`objective.batch_loss` and its gradient, but for rounding.
 
-  Takes what that takes, and `chunk`: rows at most that have activations kept.
+  Takes what that takes, and `chunk`: what has activations kept at a time.
   """
   keys, sides = side_keys(rng), passage_sides(batch)
   b = batch['query_ids'].shape[0]
@@ -54,7 +83,7 @@ def value_and_grad(
     )
 
   def embed_side(side: str) -> jax.Array:
-    chunks = _split(parts[side], chunk)
+    chunks = chunk.split(parts[side])
     emb = jax.lax.map(lambda part: embed(params, side, part), chunks)
     return emb.reshape(-1, emb.shape[-1])[: len(parts[side]['row'])]
 
@@ -79,11 +108,12 @@ def value_and_grad(
     lambda part: jax.value_and_grad(queries_loss, argnums=(0, 1))(
       params, passage_emb, part
     ),
-    _split(queries, chunk),
+    chunk.split(queries),
   )
   # What the queries of all devices want of this device's passages. [b, dim]
+  ends = np.cumsum([len(parts[side]['row']) for side in sides])
   wanted = jax.lax.psum_scatter(
-    jnp.split(passage_grad, [b * devices.total()][: len(sides) - 1]),
+    jnp.split(passage_grad, ends[:-1] * devices.total()),
     devices.AXIS,
     tiled=True,
   )
@@ -93,7 +123,7 @@ def value_and_grad(
       _, pull = jax.vjp(lambda p: embed(p, side, part), params)
       return pull(part['grad'])[0]
 
-    more = _summed(side_grad, _split({**parts[side], 'grad': grad}, chunk))
+    more = _summed(side_grad, chunk.split({**parts[side], 'grad': grad}))
     grads = jax.tree.map(jnp.add, grads, more)
   return value, grads
 

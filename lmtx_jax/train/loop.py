@@ -90,7 +90,7 @@ def fit(
     logging.warning('%s: not one whole batch of pairs, no training', desc)
     return params
   optimizer = _optimizer(config.adam_eps, config.weight_decay, config.clip_norm)
-  p_step = p_train_step(bi_encoder, loss, optimizer, config.grad_cache_chunk)
+  p_step = p_train_step(bi_encoder, loss, optimizer, config.chunk)
   state = TrainState(np.int32(0), params, optimizer.init(params))
   state = jax.tree.map(np.asarray, state)
   with (

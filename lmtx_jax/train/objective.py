@@ -12,23 +12,25 @@ from lmtx_jax.model.bi_encoder import BiEncoder
 from lmtx_jax.train.losses import Loss
 
 DeviceBatch = dict[str, jax.Array]
+_PASSAGES = ('passage', 'longer', 'extra')
 
 
 def side_keys(rng: jax.Array | None) -> dict[str, jax.Array | None]:
   """The key of each side's dropout; None is no dropout."""
   if rng is None:
-    return dict.fromkeys(('query', 'passage', 'extra'))
+    return dict.fromkeys(('query', *_PASSAGES))
   query, passage = jax.random.split(rng)
   return {
     'query': query,
     'passage': passage,
     'extra': jax.random.fold_in(rng, 2),  # leaves the other two as they are
+    'longer': jax.random.fold_in(rng, 3),
   }
 
 
 def passage_sides(batch: DeviceBatch) -> tuple[str, ...]:
   """The sides that are passages, in the order in which a loss sees them."""
-  return ('passage', 'extra') if 'extra_ids' in batch else ('passage',)
+  return tuple(side for side in _PASSAGES if f'{side}_ids' in batch)
 
 
 def first_row(batch: DeviceBatch, side: str = 'query') -> jax.Array:

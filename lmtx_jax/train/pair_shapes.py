@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lmtx_jax.data.batches import allowed_widths
@@ -20,8 +22,6 @@ def pair_shapes(
 ) -> np.ndarray:
   """Shapes that pad pairs of these lengths with few tokens.
 
-  One shape after the other is added, each time the one that saves the most.
-
   Args:
     query_lengths: `[n]` input lengths.
     passage_lengths: `[n]` input lengths.
@@ -34,45 +34,88 @@ def pair_shapes(
     `[num_shapes, 2]` widths of query and passage. One of them holds every
     pair; neighbours are alike, as a batch may lie across two.
   """
-  widths = allowed_widths(max_tokens)
-  cell, counts = np.unique(
-    np.searchsorted(widths, query_lengths) * len(widths)
-    + np.searchsorted(widths, passage_lengths),
-    return_counts=True,
+  return _side_by_side(
+    side_shapes(
+      (query_lengths, passage_lengths),
+      (1, 1),
+      (max_tokens, max_tokens),
+      max_shapes,
+      waste=waste,
+      min_saved=min_saved,
+    )
   )
-  query, passage = widths[cell // len(widths)], widths[cell % len(widths)]
+
+
+def side_shapes(
+  lengths: Sequence[np.ndarray],
+  rows: Sequence[int],
+  max_tokens: Sequence[int],
+  max_shapes: int,
+  *,
+  waste: float,
+  min_saved: float,
+) -> np.ndarray:
+  """Shapes that pad things of several sides with few tokens.
+
+  One shape after the other is added, each time the one that saves the most.
+
+  Args:
+    lengths: of each side, `[n]` lengths.
+    rows: of each side, how many inputs are as wide as that.
+    max_tokens: of each side, the longest length that can ever come.
+    max_shapes: shapes at most, each of which is compiled once.
+    waste: share of padding that is not improved on.
+    min_saved: tokens of padding that each shape must save.
+
+  Returns:
+    `[num_shapes, sides]` widths, of which the first hold everything.
+  """
+  rows, enough, code = np.array(rows), 0.0, 0
+  widths = allowed_widths(max(max_tokens))
+  for length, count in zip(lengths, rows, strict=True):
+    enough += count * length.sum() / (1 - waste)
+    code = code * len(widths) + np.searchsorted(widths, length)
+  code, counts = np.unique(code, return_counts=True)
+  sides = []
+  for most in reversed(max_tokens):
+    sides.append(np.minimum(widths[code % len(widths)], most))
+    code = code // len(widths)
+  cells = np.stack(sides[::-1], -1)  # [cells, sides], widths
   tried = np.stack(
-    np.meshgrid(np.unique(query), np.unique(passage), indexing='ij'), -1
-  ).reshape(-1, 2)
-  found = [(max_tokens, max_tokens)]
-  cost = np.full(len(cell), 2 * max_tokens)  # of a pair, by its cell
-  enough = (query_lengths.sum() + passage_lengths.sum()) / (1 - waste)
+    np.meshgrid(*map(np.unique, cells.T), indexing='ij'), -1
+  ).reshape(-1, len(rows))
+  found = [np.array(max_tokens)]
+  cost = np.full(len(cells), rows @ found[0])  # of each cell
   while len(found) < max_shapes and counts @ cost > enough:
     saved = np.concatenate(
       [
-        _saved(tried[start : start + _BLOCK], query, passage, counts, cost)
+        _saved(tried[start : start + _BLOCK], rows, cells, counts, cost)
         for start in range(0, len(tried), _BLOCK)
       ]
     )
     if saved.max() < min_saved:
       break
-    shape = tried[saved.argmax()]
-    found.append(tuple(shape.tolist()))
-    fits = (query <= shape[0]) & (passage <= shape[1])
-    cost = np.where(fits, np.minimum(cost, shape.sum()), cost)
-  return _side_by_side(np.array(found))
+    found.append(tried[saved.argmax()])
+    fits = (cells <= found[-1]).all(axis=1)
+    cost = np.where(fits, np.minimum(cost, rows @ found[-1]), cost)
+  return np.array(found)
 
 
 def _saved(
   shapes: np.ndarray,
-  query: np.ndarray,
-  passage: np.ndarray,
+  rows: np.ndarray,
+  cells: np.ndarray,
   counts: np.ndarray,
   cost: np.ndarray,
 ) -> np.ndarray:
   """`[shapes]` tokens that each would save over the costs `[cells]`."""
-  fits = (query <= shapes[:, :1]) & (passage <= shapes[:, 1:])
-  saved = np.maximum(0, cost - shapes.sum(axis=1, keepdims=True))
+  fits = np.logical_and.reduce(
+    [
+      side[None, :] <= shape[:, None]
+      for side, shape in zip(cells.T, shapes.T, strict=True)
+    ]
+  )
+  saved = np.maximum(0, cost - (shapes @ rows)[:, None])
   return np.where(fits, saved, 0) @ counts
 
 

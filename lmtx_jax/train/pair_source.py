@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lmtx_jax.data.batches import steps_a_compilation
+
 Batch = dict[str, np.ndarray]
 
 MAX_SHAPES = 24  # of the batches of a training
 MIN_WASTE = 0.01  # share of padding that no shape is compiled for
-_STEPS_A_SHAPE = 2  # that a shape must save, as it costs one compilation
 
 
 class PairSource(Protocol):
@@ -26,6 +27,9 @@ class PairSource(Protocol):
   query_lengths and passage_lengths `[batch]` int32; passage_key `[batch]`
   int32, equal for equal passages; accepted `[batch, any]` int32, the keys that
   are no negatives of the query (-1: none).
+
+  The passages of the last queries may have a width of their own: then they are
+  longer_ids, longer_lengths and longer_key, and passage_ids are the others.
 
   It may hold further passages, which are nobody's own: extra_ids
   `[extra, width]` int32, extra_lengths and extra_key `[extra]` int32; they
@@ -84,4 +88,4 @@ def worth_compiling(
     steps_per_epoch: batches of an epoch.
     epochs: of the training.
   """
-  return _STEPS_A_SHAPE * num_tokens / max(1, steps_per_epoch * epochs)
+  return steps_a_compilation() * num_tokens / max(1, steps_per_epoch * epochs)

@@ -6,18 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lmtx_jax.data.batches import bucket_widths, epoch_order, width_of
 from lmtx_jax.data.tokens import TokenView
-from lmtx_jax.train.pair_source import (
-  MAX_SHAPES,
-  MIN_WASTE,
-  Batch,
-  LastEpoch,
-  worth_compiling,
-)
+from lmtx_jax.train.cycle_shapes import cycle_shapes
+from lmtx_jax.train.pair_source import Batch, LastEpoch
 from lmtx_jax.types import Ragged
 
-_ACCEPTED_MULTIPLE = 16  # accepted labels a document are padded to
+# Accepted labels of a document are padded to a power of two; to one that no
+# cycle has more than, unless that is a number that costs time.
+_LEAST_ACCEPTED, _CHEAP_ACCEPTED = 16, 128
 
 
 class _Epoch(NamedTuple):
@@ -51,6 +47,8 @@ class PseudoLabelPairs:
     rejected: Ragged | None = None,
     num_hard: int = 0,
     clusters: np.ndarray | None = None,
+    trainings: int = 1,
+    most_accepted: int = 0,
   ):
     """Documents without an accepted label are left out.
 
@@ -71,6 +69,8 @@ class PseudoLabelPairs:
       clusters: `[num_docs]` int32, of documents that are to meet in a batch
         (NGAME; Dahiya et al., WSDM 2023); None: those of like length do, which
         saves padding.
+      trainings: how many there will be, of other labels of these documents.
+      most_accepted: labels that a document may have in any of them.
     """
     self._epochs = LastEpoch(self._make_epoch)
     self._rows = np.flatnonzero(accepted.lengths)
@@ -87,17 +87,23 @@ class PseudoLabelPairs:
     self.num_pairs = len(self._rows)
     self._steps_per_epoch = self.num_pairs // batch_size
     self.num_steps = self._steps_per_epoch * epochs
-    self._widths = _widths(
-      documents.lengths, batch_size, epochs, clusters is not None
+    self._shapes = cycle_shapes(
+      documents.lengths,
+      labels.lengths,
+      batch_size,
+      epochs * trainings,
+      num_hard=num_hard,
+      clustered=clusters is not None,
     )
-    self._label_width = int(labels.lengths.max(initial=3))
-    self._accepted_keys = self._keys()
+    self._accepted_keys = self._keys(most_accepted)
 
-  def _keys(self) -> np.ndarray:
+  def _keys(self, bound: int) -> np.ndarray:
     """`[rows, any]` int32 keys of accepted labels, then -1."""
+    most = int(self._accepted.lengths.max(initial=1))
+    most = max(most, min(bound, _CHEAP_ACCEPTED - bool(self._num_hard)))
     # With further passages at least one, as theirs may be -1.
-    most = int(self._accepted.lengths.max(initial=1)) + bool(self._num_hard)
-    width = -(-most // _ACCEPTED_MULTIPLE) * _ACCEPTED_MULTIPLE
+    most = max(_LEAST_ACCEPTED, most + bool(self._num_hard))
+    width = 1 << (most - 1).bit_length()
     keys = np.full((len(self._rows), width), -1, np.int32)
     inside = np.arange(width)[None, :] < self._accepted.lengths[:, None]
     keys[inside] = self._label_key[self._accepted.values]
@@ -106,8 +112,7 @@ class PseudoLabelPairs:
   def _make_epoch(self, epoch: int) -> _Epoch:
     rng = np.random.default_rng((*self._seed, epoch))
     if self._clusters is None:
-      bucket = np.searchsorted(self._widths, self._lengths)
-      order = epoch_order(bucket, self.batch_size, rng)
+      order = self._shapes.order(self._lengths, rng)
     else:
       order = _cluster_order(self._clusters, self.batch_size, rng)
     place = _drawn_one(self._accepted, self._weights, rng)
@@ -121,61 +126,41 @@ class PseudoLabelPairs:
     number, index = divmod(step, self._steps_per_epoch)
     epoch = self._epochs(number)
     rows = epoch.order[index]
-    labels = epoch.positives[rows]
-    width = width_of(self._lengths[rows].max(), self._widths)
-    query_ids, query_lengths = self._documents.batch(self._rows[rows], width)
-    passage_ids, passage_lengths = self._labels.batch(labels, self._label_width)
+    shorter, lengths = self._shapes.shorter, self._labels.lengths
+    if shorter:
+      label_lengths = lengths[epoch.positives[rows]]
+      rows = rows[np.argsort(label_lengths, kind='stable')]
+    labels, refused = epoch.positives[rows], epoch.refused[rows].ravel()
+    doc_width, short_width, width = self._shapes.of(
+      self._lengths[rows],
+      lengths[labels],
+      int(lengths[refused].max(initial=0)),
+    )
+    query_ids, query_lengths = self._documents.batch(
+      self._rows[rows], doc_width
+    )
     batch = {
       'query_ids': query_ids,
       'query_lengths': query_lengths,
-      'passage_ids': passage_ids,
-      'passage_lengths': passage_lengths,
-      'passage_key': self._label_key[labels],
       'accepted': self._accepted_keys[rows],
     }
+    if shorter:
+      batch |= self._side('passage', labels[:shorter], short_width)
+      batch |= self._side('longer', labels[shorter:], width)
+    else:
+      batch |= self._side('passage', labels, width)
     if self._num_hard:
-      batch |= self._extra(epoch.refused[rows].ravel())
+      batch |= self._side('extra', refused, width)
     return batch
 
-  def _extra(self, labels: np.ndarray) -> Batch:
-    """The further passages of a batch; label -1 is any text of key -1."""
-    some = np.maximum(labels, 0)
-    ids, lengths = self._labels.batch(some, self._label_width)
+  def _side(self, name: str, labels: np.ndarray, width: int) -> Batch:
+    """Some passages of a batch; label -1 is some text of key -1."""
+    ids, lengths = self._labels.batch(labels, width)
     return {
-      'extra_ids': ids,
-      'extra_lengths': lengths,
-      'extra_key': np.where(labels < 0, -1, self._label_key[some]),
+      f'{name}_ids': ids,
+      f'{name}_lengths': lengths,
+      f'{name}_key': np.where(labels < 0, -1, self._label_key[labels]),
     }
-
-
-def _widths(
-  lengths: np.ndarray, batch_size: int, epochs: int, mixed: bool
-) -> np.ndarray:
-  """The widths of batches of documents.
-
-  They follow from all documents, not from those of a cycle, so that no cycle
-  compiles the step again.
-
-  Args:
-    lengths: `[num_docs]` input lengths.
-    batch_size: documents a batch.
-    epochs: of the training.
-    mixed: whether documents of all lengths meet in a batch, which is then as
-      wide as the longest of them.
-  """
-  longest = int(lengths.max(initial=3))
-  steps = len(lengths) // batch_size
-  if mixed:
-    rng = np.random.default_rng(0)
-    order = epoch_order(np.zeros(len(lengths)), batch_size, rng)
-    lengths = np.repeat(lengths[order].max(axis=1), batch_size)
-  return bucket_widths(
-    lengths,
-    longest,
-    MAX_SHAPES,
-    waste=MIN_WASTE,
-    min_saved=worth_compiling(int(lengths.sum()), steps, epochs),
-  )
 
 
 def _cluster_order(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from lmtx_jax.train.grad_cache import WHOLE, Chunk
+
 _MAX_WARMUP_SHARE = 0.85  # so that a training of few steps learns as well
 
 
@@ -17,8 +19,7 @@ class FitConfig:
     adam_eps: epsilon of AdamW.
     weight_decay: of AdamW.
     checkpoint_steps: steps between checkpoints.
-    grad_cache_chunk: rows that a device keeps activations of at a time; 0: of
-      all its rows.
+    chunk: what a device keeps activations of at a time.
     final_learning_rate: that the decay ends with.
     by_epoch: whether all steps of an epoch have one learning rate.
     epochs: that `by_epoch` cuts the steps into.
@@ -31,7 +32,7 @@ class FitConfig:
   adam_eps: float
   weight_decay: float
   checkpoint_steps: int
-  grad_cache_chunk: int = 0
+  chunk: Chunk = WHOLE
   final_learning_rate: float = 0.0
   by_epoch: bool = False
   epochs: int = 1

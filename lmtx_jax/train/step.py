@@ -12,6 +12,7 @@ import optax
 from lmtx_jax import devices
 from lmtx_jax.model.bi_encoder import BiEncoder
 from lmtx_jax.train import grad_cache
+from lmtx_jax.train.grad_cache import WHOLE, Chunk
 from lmtx_jax.train.losses import Loss
 from lmtx_jax.train.objective import batch_loss, passage_sides
 
@@ -39,7 +40,7 @@ def train_step(
   bi_encoder: BiEncoder,
   loss: Loss,
   optimizer: optax.GradientTransformation,
-  grad_cache_chunk: int,
+  chunk: Chunk,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """One update; the key of its dropout is fold_in(rng, step).
 
@@ -47,11 +48,9 @@ def train_step(
   of different lengths share one compiled step.
   """
   rng = jax.random.fold_in(rng, state.step)
-  most = max(len(batch[f'{side}_ids']) for side in passage_sides(batch))
-  if 0 < grad_cache_chunk < most:
-    value_and_grad = functools.partial(
-      grad_cache.value_and_grad, chunk=grad_cache_chunk
-    )
+  sides = [batch[f'{side}_ids'] for side in ('query', *passage_sides(batch))]
+  if any(chunk.rows_of(ids) < len(ids) for ids in sides):
+    value_and_grad = functools.partial(grad_cache.value_and_grad, chunk=chunk)
   else:
     value_and_grad = jax.value_and_grad(batch_loss)
   value, grads = value_and_grad(
@@ -71,7 +70,7 @@ def p_train_step(
   bi_encoder: BiEncoder,
   loss: Loss,
   optimizer: optax.GradientTransformation,
-  grad_cache_chunk: int = 0,
+  chunk: Chunk = WHOLE,
 ) -> Callable:
   """The compiled step: (state, batch, rng, learning_rate) -> ....
 
@@ -79,8 +78,7 @@ def p_train_step(
     bi_encoder: the tied towers.
     loss: of the embeddings.
     optimizer: but for its learning rate.
-    grad_cache_chunk: rows that a device keeps activations of at a time; 0: of
-      all its rows.
+    chunk: what a device keeps activations of at a time.
   """
   return devices.p_map(
     functools.partial(
@@ -88,7 +86,7 @@ def p_train_step(
       bi_encoder=bi_encoder,
       loss=loss,
       optimizer=optimizer,
-      grad_cache_chunk=grad_cache_chunk,
+      chunk=chunk,
     ),
     in_axes=(0, 0, None, None),
     donate_argnums=0,

@@ -77,6 +77,7 @@ def make_ours(config: StepConfig):
   import jax
   import optax
 
+  from lmtx_jax.train.grad_cache import Chunk
   from lmtx_jax.train.losses import cycle_loss
   from lmtx_jax.train.step import TrainState, p_train_step
 
@@ -89,7 +90,7 @@ def make_ours(config: StepConfig):
     loaded.encoder,
     cycle_loss(_CONFIG),
     optimizer,
-    config.grad_cache_chunk,
+    Chunk(config.grad_cache_chunk),
   )
   state = TrainState(np.int32(0), loaded.params, optimizer.init(loaded.params))
   state = devices.replicate(jax.tree.map(np.asarray, state))

@@ -69,6 +69,8 @@ def make_pairs(epochs=5, seed=0, task=TASK, **kwargs):
     batch_size=BATCH,
     epochs=epochs,
     seed=(seed, 3, 0),
+    trainings=2,
+    most_accepted=20,
     **kwargs,
   )
 

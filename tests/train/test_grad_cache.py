@@ -15,6 +15,7 @@ from train_fixtures import (
 from lmtx_jax import devices
 from lmtx_jax.config import TrainConfig
 from lmtx_jax.train import grad_cache, losses
+from lmtx_jax.train.grad_cache import Chunk
 from lmtx_jax.train.objective import batch_loss
 from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
 
@@ -22,6 +23,7 @@ ENCODER = tiny_encoder(dropout=0.2)
 PARAMS = start_params(ENCODER)
 LOSSES = {
   'triplet_softmax': losses.cycle_loss(TrainConfig()),
+  'halves': losses.cycle_loss(TrainConfig()),
   'triplet': losses.cycle_loss(TrainConfig(loss='triplet')),
   'hard_negatives': losses.cycle_loss(TrainConfig(loss='decoupled_softmax')),
 }
@@ -29,7 +31,7 @@ LOSSES = {
 
 @functools.lru_cache
 def batch(kind, size):
-  task = make_task(size)
+  task = make_task(size, longest_label=12 if kind == 'halves' else 2)
   pairs = PseudoLabelPairs(
     task.documents,
     task.labels,
@@ -41,7 +43,9 @@ def batch(kind, size):
     rejected=make_rejected(task),
     num_hard=2 if kind == 'hard_negatives' else 0,
   )
-  return devices.shard(pairs.batch(0))
+  batch = pairs.batch(0)
+  assert ('longer_ids' in batch) == (kind == 'halves')
+  return devices.shard(batch)
 
 
 @functools.lru_cache
@@ -79,14 +83,16 @@ def gradient(kind, size, chunk):
 @pytest.mark.parametrize(
   ('kind', 'size', 'chunk'),
   [
-    ('triplet', 4096, 64),
-    ('triplet_softmax', 24, 5),  # the last chunk is filled up
-    ('hard_negatives', 24, 5),
+    ('triplet', 4096, Chunk(64)),
+    ('triplet_softmax', 24, Chunk(5)),  # the last chunk is filled up
+    ('hard_negatives', 24, Chunk(5)),
+    ('halves', 24, Chunk(5)),
+    ('halves', 24, Chunk(tokens=60)),  # of each width other rows
   ],
 )
 def test_a_chunk_at_a_time_gives_the_plain_gradient(kind, size, chunk):
   value, grads = gradient(kind, size, chunk)
-  plain_value, plain = gradient(kind, size, 0)
+  plain_value, plain = gradient(kind, size, None)
   np.testing.assert_allclose(value, plain_value, rtol=1e-5)
   assert np.linalg.norm(plain) > 1e-3
   error = np.linalg.norm(grads - plain) / np.linalg.norm(plain)
@@ -98,8 +104,8 @@ def test_memory_grows_with_the_chunk_and_not_with_the_batch():
     program = compiled('triplet', size, chunk)
     return program.memory_analysis().temp_size_in_bytes
 
-  small, large = memory(1024, 64), memory(4096, 64)
+  small, large = memory(1024, Chunk(64)), memory(4096, Chunk(64))
   # Of each document more, embeddings and scores; of the plain gradient, all
   # activations of the encoder.
   assert (large - small) / 3072 < 15 * 4 * ENCODER.dim
-  assert memory(4096, 0) > 20 * large
+  assert memory(4096, None) > 20 * large

@@ -11,7 +11,7 @@ import pytest
 from train_fixtures import SPECIAL, make_task, view
 
 from lmtx_jax.data.tokens import Special, Tokens
-from lmtx_jax.train.pair_shapes import pair_shapes, shape_of
+from lmtx_jax.train.pair_shapes import pair_shapes, shape_of, side_shapes
 from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
 from lmtx_jax.train.self_supervised_pairs import (
   SelfSupervisedPairs,
@@ -175,10 +175,11 @@ def waste_and_shapes(pairs):
   tokens, slots, shapes = 0, 0, set()
   for step in range(min(pairs.num_steps, pairs.num_pairs // pairs.batch_size)):
     batch = pairs.batch(step)
-    for side in ('query', 'passage'):
-      slots += batch[f'{side}_ids'].size
-      tokens += int(batch[f'{side}_lengths'].sum())
-    shapes.add((batch['query_ids'].shape[1], batch['passage_ids'].shape[1]))
+    sides = [x for name, x in batch.items() if name.endswith('_ids')]
+    slots += sum(ids.size for ids in sides)
+    for name, lengths in batch.items():
+      tokens += int(lengths.sum()) if name.endswith('_lengths') else 0
+    shapes.add(tuple(ids.shape for ids in sides))
   return 1 - tokens / slots, shapes
 
 
@@ -205,6 +206,49 @@ def test_the_longer_a_training_the_less_padding():
   assert len(often[1]) <= 24
   assert often[0] < once[0] < 0.15
   assert len(once[1]) < len(often[1])
+
+
+def label_lengths(num_labels=2000):
+  """Of titles as they are found: most are short."""
+  draw = np.random.default_rng(1).lognormal(1.2, 0.5, num_labels)
+  return np.clip(draw.astype(int), 1, 14)
+
+
+@pytest.mark.parametrize(
+  ('log_mean', 'cut', 'batch_size', 'num_docs', 'most'),
+  [
+    (6.0, 128, 64, 2000, 0.05),  # most are cut
+    (6.9, 450, 128, 4000, 0.05),
+    (4.6, 430, 128, 20_000, 0.09),  # few are
+  ],
+)
+def test_cycles_of_one_epoch_have_little_padding(
+  log_mean, cut, batch_size, num_docs, most
+):
+  """Three cycles share the shapes, whatever documents have a label."""
+  lengths = np.random.default_rng(0).lognormal(log_mean, 0.8, num_docs)
+  lengths = np.clip(lengths.astype(int), 1, cut - 2)
+  documents = view([np.ones(n, np.int64) for n in lengths])
+  labels, shapes = view([[1] * n for n in label_lengths()]), set()
+  for cycle in range(3):
+    draw = np.random.default_rng(cycle)
+    accepted = Ragged.from_rows(
+      [[draw.integers(2000)] * (draw.random() < 0.85) for _ in range(num_docs)]
+    )
+    pairs = PseudoLabelPairs(
+      documents,
+      labels,
+      accepted,
+      np.arange(2000, dtype=np.int32),
+      batch_size=batch_size,
+      epochs=1,
+      seed=(0, 3, cycle),
+      trainings=3,
+    )
+    waste, found = waste_and_shapes(pairs)
+    assert waste < most
+    shapes |= found
+  assert len(shapes) <= 24
 
 
 # --- self-supervised ---------------------------------------------------------
@@ -473,6 +517,25 @@ def test_no_token_is_held_in_memory():
 LENGTHS = st.lists(
   st.tuples(st.integers(2, 64), st.integers(2, 64)), min_size=1, max_size=30
 )
+
+
+@settings(max_examples=40, deadline=None)
+@given(LENGTHS, st.integers(1, 5), st.tuples(*[st.integers(0, 9)] * 3))
+def test_shapes_of_three_sides_hold_everything(lengths, max_shapes, rows):
+  query, passage = np.array(lengths).T
+  sides = query, passage, np.minimum(query + 7, 40)
+  make = lambda count: side_shapes(  # noqa: E731
+    sides, rows, (64, 64, 40), count, waste=0.0, min_saved=0.0
+  )
+  shapes, cost = make(max_shapes), []
+  assert shapes[0].tolist() == [64, 64, 40]
+  assert len(shapes) <= max_shapes
+  for found in (shapes[:1], shapes):
+    cost.append(0)
+    for lengths_of_one in np.stack(sides, axis=1):
+      fits = (found >= lengths_of_one).all(axis=1)
+      cost[-1] += (found[fits] @ np.array(rows)).min()
+  assert cost[1] <= cost[0]
 
 
 @settings(max_examples=40, deadline=None)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from train_fixtures import make_rejected, make_task, view
 
+from lmtx_jax import devices
+from lmtx_jax.train.cycle_shapes import cycle_shapes
 from lmtx_jax.train.objective import masked
 from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
 from lmtx_jax.types import Ragged
@@ -134,6 +136,84 @@ def test_each_row_of_accepted_has_a_place_for_no_label(most):
   batch = hard(1, Ragged.from_rows([[0]] * 4), accepted).batch(0)
   assert np.all((batch['accepted'] == -1).any(axis=1))
   assert np.all((batch['accepted'] >= 0).sum(axis=1) == most)
+
+
+@pytest.mark.parametrize('most_accepted', [0, 20, 60, 1000])
+def test_accepted_labels_are_padded_alike_in_all_cycles(most_accepted):
+  def widths(num_hard):
+    found = set()
+    for most in (1, 17, min(max(1, most_accepted), 50)):
+      accepted = Ragged.from_rows([list(range(2, 2 + most))] * 4)
+      pairs = make_pairs(
+        accepted,
+        most_accepted=most_accepted,
+        rejected=Ragged.from_rows([[0]] * 4),
+        num_hard=num_hard,
+      )
+      found.add(pairs.batch(0)['accepted'].shape[1])
+    return found
+
+  expected = {0: {16, 32}, 20: {32}, 60: {64}, 1000: {128}}[most_accepted]
+  assert widths(0) == widths(1) == expected
+
+
+# --- labels of two widths ----------------------------------------------------
+
+
+@pytest.mark.parametrize('num_hard', [0, 2])
+def test_the_shorter_labels_of_a_batch_have_a_width_of_their_own(num_hard):
+  """Each stands where its document does, be it among these or the others."""
+  task = make_task(64, longest_label=20)
+  keys = {tuple(np.unique(row)): key for row, key in spelled(task)}
+  pairs = PseudoLabelPairs(
+    task.documents,
+    task.labels,
+    task.accepted,
+    task.label_key,
+    batch_size=32,
+    epochs=200,  # worth more than one shape
+    seed=(0, 3),
+    rejected=make_rejected(task),
+    num_hard=num_hard,
+  )
+  widths = set()
+  for step in range(4):
+    batch = pairs.batch(step)
+    short, longer = batch['passage_ids'], batch['longer_ids']
+    assert len(short) + len(longer) == 32 and len(short) % 8 == 0
+    assert short.shape[1] <= longer.shape[1]
+    widths.add((short.shape[1], longer.shape[1]))
+    sizes = np.concatenate([batch['passage_lengths'], batch['longer_lengths']])
+    assert np.all(np.diff(sizes) >= 0)
+    passage_keys = [*batch['passage_key'], *batch['longer_key']]
+    rows = [
+      ids[1 : size - 1]
+      for ids, size in zip([*short, *longer], sizes, strict=True)
+    ]
+    for row, key, accepted in zip(
+      rows, passage_keys, batch['accepted'], strict=True
+    ):
+      assert keys[tuple(np.unique(row))] == key
+      assert key in accepted
+    assert ('extra_ids' in batch) == bool(num_hard)
+  assert min(widths)[0] < min(widths)[1]
+
+
+def spelled(task):
+  """The words of each label, and its key."""
+  for label, key in enumerate(task.label_key):
+    start, size = task.labels.starts[label], task.labels.sizes[label]
+    yield task.labels.values[start : start + size], key
+
+
+@pytest.mark.parametrize(('total', 'has'), [(1, True), (8, True), (32, False)])
+def test_a_side_divides_among_the_devices(monkeypatch, total, has):
+  monkeypatch.setattr(devices, 'total', lambda: total)
+  task = make_task(64, longest_label=20)
+  shapes = cycle_shapes(task.documents.lengths, task.labels.lengths, 32, 1)
+  assert bool(shapes.shorter) == has and shapes.shorter % 8 == 0
+  alike = cycle_shapes(task.documents.lengths, np.full(24, 4), 32, 1)
+  assert alike.shorter == 0
 
 
 # --- clusters ----------------------------------------------------------------

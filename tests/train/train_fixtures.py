@@ -28,10 +28,16 @@ def view(rows, special=SPECIAL) -> TokenView:
   return TokenView(ragged.values, ragged.offsets[:-1], ragged.lengths, special)
 
 
-def make_task(num_docs: int, seed: int = 0) -> Task:
-  """Labels 0 and 1 have the same text; documents have 1 or 2 labels."""
+def make_task(num_docs: int, seed: int = 0, longest_label: int = 2) -> Task:
+  """Labels 0 and 1 have the same text; documents have 1 or 2 labels.
+
+  Labels have 2 to `longest_label` words, of which two are different.
+  """
   draw = np.random.RandomState(seed)
-  labels = [[10 + 2 * i, 11 + 2 * i] for i in range(_NUM_LABELS)]
+  sizes = np.linspace(2, longest_label, _NUM_LABELS).astype(int)
+  labels = [
+    np.resize([10 + 2 * i, 11 + 2 * i], size) for i, size in enumerate(sizes)
+  ]
   labels[1] = labels[0]
   key = np.arange(_NUM_LABELS, dtype=np.int32)
   key[1] = 0

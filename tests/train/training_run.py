@@ -23,7 +23,8 @@ from lmtx_jax.train.objective import batch_loss
 from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
 from lmtx_jax.train.schedule import FitConfig
 
-ENCODER, TASK = tiny_encoder(dropout=0.1), make_task(160)
+# Of labels of many lengths, so that they come in two sides.
+ENCODER, TASK = tiny_encoder(dropout=0.1), make_task(160, longest_label=12)
 LOSS = losses.cycle_loss(TrainConfig(loss='triplet'))
 STEPS, SAVED_AT = 10, 5
 NUM_LABELS = 8  # of the extra passages
@@ -93,7 +94,10 @@ def gradients(loss=LOSS):
       functools.partial(batch_loss, bi_encoder=ENCODER, loss=loss)
     ),
     functools.partial(
-      grad_cache.value_and_grad, bi_encoder=ENCODER, loss=loss, chunk=3
+      grad_cache.value_and_grad,
+      bi_encoder=ENCODER,
+      loss=loss,
+      chunk=grad_cache.Chunk(3),
     ),
   ):
     p_gradient = devices.p_map(
