@@ -224,6 +224,9 @@ class Batcher:
       return
     tokens = self._tagger.tokens([document.record for document in documents])
     for document, ids in zip(documents, tokens, strict=True):
+      if not len(ids):  # nothing can be told of it
+        self._answer([document], [[]])
+        continue
       width = width_for(len(ids) + 2, self._tagger.shapes)
       item = (document.due, next(self._number), document, ids)
       heapq.heappush(self._buckets[width], item)

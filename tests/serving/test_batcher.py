@@ -98,6 +98,15 @@ def test_everyone_gets_their_own(tagger, batcher):
   assert threading.current_thread() not in tagger.threads
 
 
+def test_a_document_without_tokens_has_no_labels(tagger, batcher):
+  async def main():
+    tagger.open.set()
+    return await ask(batcher, 0, 3, 0)
+
+  assert asyncio.run(main()) == [[], [3], []]
+  assert [sizes for _, sizes in tagger.batches] == [[3]]
+
+
 def test_documents_of_clients_share_batches_of_their_width(tagger, batcher):
   async def main():
     first = asyncio.create_task(ask(batcher, 1))
