@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from run_fixtures import call, spawn
+from run_fixtures import call, check_same, spawn
 
 from lmtx_jax import serve
 from lmtx_jax.serve import ServeConfig
@@ -86,6 +86,20 @@ def test_a_signal_lets_it_answer_what_it_has(flags, number):
   finally:
     process.kill()
     process.communicate()
+
+
+def test_two_processes_serve_one_bundle_alike(flags):
+  processes = [spawn('serve', *flags) for _ in range(2)]
+  try:
+    urls = [address(process) for process in processes]
+    documents = [{'content': f'word{i} text'} for i in range(5)]
+    first, second = (post(url, documents) for url in urls)
+    assert urls[0] != urls[1]
+    check_same(first, second)
+  finally:
+    for process in processes:
+      process.kill()
+      process.communicate()
 
 
 @pytest.mark.parametrize('again', [False, True])
