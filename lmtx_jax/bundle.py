@@ -229,14 +229,15 @@ class Bundle:
     return self.encoder.encode(inputs, bucket_widths(inputs.lengths, longest))
 
   def tag(self, records: Sequence[Record], top_k: int) -> Shortlist:
-    """The labels of a few documents, best first."""
+    """The labels of a few documents, best first; none of one without text."""
     return self._tag(records, top_k, self.state)
 
   def _tag(
     self, records: Sequence[Record], top_k: int, state: LabelState
   ) -> Shortlist:
-    words = self.words(records, state)
-    return state.search(self.embed(self.inputs(records)), words, top_k)
+    words, inputs = self.words(records, state), self.inputs(records)
+    found = state.search(self.embed(inputs), words, top_k)
+    return found.only_of(inputs.sizes > 0)
 
   def predictions(
     self, records: Sequence[Record], top_k: int, min_score: float = -np.inf

@@ -116,6 +116,10 @@ def _is_count(value: Any) -> bool:
   return type(value) is int and value > 0
 
 
+def _is_length(value: Any) -> bool:
+  return type(value) is int and 2 < value < 2**20
+
+
 def _are_widths(value: Any) -> bool:
   return (
     isinstance(value, list)
@@ -139,9 +143,15 @@ _NEEDED = {
   'dim': _is_count,
   'encode_title': lambda value: isinstance(value, bool),
   'label_text': lambda value: value in ('title', 'title_content'),
-  'max_doc_tokens': _is_count,
+  'max_doc_tokens': _is_length,
   'doc_widths': _are_widths,
   'compute_dtype': lambda value: value in ('float32', 'bfloat16'),
+}
+# And those that need not be there.
+_KNOWN = {
+  WEIGHT: _is_weight,
+  PRIOR: _is_weight,
+  'max_label_tokens': _is_length,  # without, labels cannot be added
 }
 
 
@@ -164,16 +174,16 @@ def read_about(folder: str) -> dict[str, Any]:
   try:
     about = read_json(path)
     if about['format'] > PRIOR_FORMAT:
+      version = about.get('version', '(of no version)')
       raise UserError(
-        f'{folder} was made by lmtx_jax {about["version"]}, newer than this'
+        f'{folder} was made by lmtx_jax {version}, newer than this'
         f' {__version__}, in format {about["format"]}, which is not known here;'
         ' update lmtx_jax'
       )
   except (ValueError, KeyError, TypeError, OSError, RecursionError) as e:
     raise UserError(f'{path} is not what a bundle has there: {e}') from e
-  weights = [name for name in (WEIGHT, PRIOR) if name in about]
-  needed = _NEEDED | dict.fromkeys(weights, _is_weight)
-  for key, is_right in needed.items():
+  known = {name: check for name, check in _KNOWN.items() if name in about}
+  for key, is_right in (_NEEDED | known).items():
     if key not in about:
       raise UserError(f'{path} lacks {key!r}')
     if not is_right(about[key]):

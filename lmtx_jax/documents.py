@@ -193,9 +193,10 @@ def ahead(items: Iterator[_T], depth: int) -> Iterator[_T]:
 
 def _document(place: str, line: bytes, number: int) -> Record:
   item = parse_object(place, decoded(place, line))
-  if item.keys() > {'uid'} and not item.keys() & {'title', 'content'}:
-    others = shown(sorted(item.keys() - {'uid'}))
-    raise UserError(f'{place}: has neither title nor content, but {others}')
+  if not item.keys() & {'title', 'content'}:
+    others = sorted(item.keys() - {'uid'})
+    but = f', but {shown(others)}' if others else ''
+    raise UserError(f'{place}: has neither title nor content{but}')
   return Record(*map(well_formed, record(place, item, uid=str(number))))
 
 

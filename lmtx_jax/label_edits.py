@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 import contextlib
+import errno
 import fcntl
 import itertools
 import os
@@ -161,14 +162,15 @@ def _editing(folder: str) -> Iterator[None]:
   if not os.path.exists(os.path.join(folder, ABOUT)):
     raise UserError(f'--bundle={folder} is not a bundle: no {ABOUT} in it')
   try:
-    lock = open(os.path.join(folder, _LOCK), 'w')  # noqa: SIM115
+    with open(os.path.join(folder, _LOCK), 'w') as lock:
+      fcntl.flock(lock, fcntl.LOCK_EX)
+      yield  # the lock may be open to who can write nothing else
   except OSError as e:
+    if e.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+      raise
     raise ReadOnlyError(
       f'{folder}: its labels cannot be changed here: {e.strerror}'
     ) from e
-  with lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    yield
 
 
 def _replace(

@@ -8,6 +8,8 @@ import re
 import textwrap
 from typing import Any
 
+from lmtx_jax.model.pretrained import local_folder
+
 _USAGE = """## Use it
 
 Tag documents, one JSON object `{"uid", "title", "content"}` a line:
@@ -26,7 +28,11 @@ The encoder alone, for documents and labels alike, in sentence-transformers:
     SentenceTransformer('FOLDER').encode(['a title\\ta text'])
 
 Labels are added and removed without training by `python -m lmtx_jax.labels`.
+After that, the current labels, embeddings and index are in the folder that
+`label_folder` in lmtx.json names, not beside it.
 """  # noqa: E501
+
+_HUB_NAME = re.compile(r'(\w[\w.-]*/)?\w[\w.-]*', re.ASCII)
 
 
 def write_card(folder: str, about: Mapping[str, Any]) -> None:
@@ -47,10 +53,11 @@ def licence_of(encoder: str) -> str:
   """The licence that a model's own README.md names; '' where none is known.
 
   Args:
-    encoder: folder of the model.
+    encoder: what was loaded: a folder or a hub name.
   """
-  path = os.path.join(encoder, 'README.md')
-  if not os.path.isfile(path):
+  folder = '' if encoder in ('', 'scratch') else local_folder(encoder)
+  path = os.path.join(folder, 'README.md')
+  if not folder or not os.path.isfile(path):
     return ''
   with open(path, encoding='utf-8', errors='replace') as f:
     head = re.match(r'---\s*\n(.*?)\n---\s*\n', f.read(), re.DOTALL)
@@ -62,12 +69,16 @@ def licence_of(encoder: str) -> str:
 
 def _head(about: Mapping[str, Any]) -> list[str]:
   """What machines read of a card."""
-  licence = licence_of(_setting(about, 'encoder'))
+  encoder = _setting(about, 'encoder')
+  licence, base = licence_of(encoder), encoder != 'scratch'
+  # Of a folder nobody else knows where it is.
+  base = base and not os.path.exists(encoder) and _HUB_NAME.fullmatch(encoder)
   return [
     '---',
     'library_name: sentence-transformers',
     'pipeline_tag: sentence-similarity',
     *([f'license: {licence}'] if licence else []),
+    *([f'base_model: {encoder}'] if base else []),
     'tags:',
     *('- sentence-transformers', '- feature-extraction', '- lmtx'),
     '---',

@@ -15,6 +15,7 @@ Scores are cosines (of a model trained by --similarity=dot, dot products); with
 --label_prior=P also P times log(1 + pseudo labels of the label). With
 --on_error=skip a line that is no document is answered too, so that answers and
 lines go together: {"uid": null, "error"}, a row with an error, an empty line.
+A document without text, an empty one, has no labels, and is no error.
 The same command goes on where a killed one ended.
 """
 
@@ -32,7 +33,7 @@ import math
 import os
 from typing import Any
 
-from absl import flags
+from absl import flags, logging
 import numpy as np
 import scipy.sparse as sp
 from tqdm import tqdm
@@ -66,6 +67,7 @@ from lmtx_jax.types import Record, Shortlist, UserError
 _AHEAD = 1  # blocks that wait to be embedded, or to be written
 _FOUND = 2**24  # scores that are held at a time, whatever --top_k is,
 _TOLD = 2**13  # and labels that are held as text
+_LOGGED = 5  # lines that are no documents
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +144,7 @@ def tag_lines(
   While the devices embed one block of documents, a thread reads and tokenises
   the next, and another looks up and writes the last.
   """
-  state, num_lines = bundle.state, out.answered
+  state, num_lines, num_bad = bundle.state, out.answered, 0
 
   def prepare(records: list[Record]) -> tuple[TokenView, sp.csr_matrix | None]:
     return bundle.inputs(records), bundle.words(records, state)
@@ -167,12 +169,30 @@ def tag_lines(
       if len(pending) > _AHEAD:
         pending.popleft().result()
       num_lines = block.first + len(block.uids) - 1
+      num_bad = _log_bad(block, out.answered, num_bad)
       if not math.isnan(block.read):
         bar.set_postfix_str(f'{block.read:.0%} of the file', refresh=False)
       bar.update(num_lines - bar.n)
     for done in pending:
       done.result()
+  if num_bad:
+    logging.warning('%d lines are no documents: skipped', num_bad)
   return num_lines
+
+
+def _log_bad(block: Block, answered: int, num_bad: int) -> int:
+  """Logs what is wrong with the first bad lines; returns how many there are.
+
+  Args:
+    block: some lines.
+    answered: lines whose answers were there before.
+    num_bad: bad lines before the block.
+  """
+  old = block.uids[: max(0, answered - block.first + 1)].count(None)
+  new = block.errors[old:]
+  for error in new[: max(0, _LOGGED - num_bad)]:
+    logging.warning('skipped: %s', error)
+  return num_bad + len(new)
 
 
 def _answer(
@@ -193,7 +213,8 @@ def _answer(
   """
   depth = min(config.top_k, len(state))
   few = max(1, _TOLD // depth)  # documents
-  tags = _tags(state, embeddings, block.inputs[1], depth, few)
+  inputs, words = block.inputs
+  tags = _tags(state, embeddings, words, inputs.sizes > 0, depth, few)
   if config.format == XC:
     rows = _pairs(block, tags, config.min_score)
   else:
@@ -209,15 +230,25 @@ def _tags(
   state: LabelState,
   embeddings: np.ndarray,
   words: sp.csr_matrix | None,
+  has_text: np.ndarray,
   depth: int,
   few: int,
 ) -> Iterator[Shortlist]:
-  """The best `depth` labels of documents, `few` documents at a time."""
+  """The best `depth` labels of documents, `few` documents at a time.
+
+  Args:
+    state: the labels.
+    embeddings: `[n, dim]` float32.
+    words: `[n, num_words]` f32, see `LabelState.search`.
+    has_text: `[n]` bool; those without get no labels.
+    depth: labels a document.
+    few: documents.
+  """
   many = max(1, _FOUND // depth)
   for start in range(0, len(embeddings), many):
     rows = slice(start, start + many)
     some = None if words is None else words[rows]
-    found = state.search(embeddings[rows], some, depth)
+    found = state.search(embeddings[rows], some, depth).only_of(has_text[rows])
     for row in range(0, len(found.labels), few):
       part = slice(row, row + few)
       yield Shortlist(found.labels[part], found.scores[part])

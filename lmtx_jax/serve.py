@@ -60,6 +60,11 @@ class ServeConfig:
     'may change labels.',
   )
   max_body_bytes: int = flag(4 * 2**20, 'Bytes of a request at most.', low=1024)
+  max_reading_bytes: int = flag(
+    256 * 2**20,
+    'Bytes of all requests that have no answer yet, others get a 503.',
+    low=1024,
+  )
   max_docs: int = flag(256, 'Documents or labels of a request at most.', low=1)
   max_doc_chars: int = flag(
     100_000, 'Characters of a document or label at most.', low=1
@@ -100,6 +105,7 @@ def main(values: flags.FlagValues) -> None:
   if not config.bundle:
     raise UserError('--bundle is not set')
   for small, large in (
+    ('max_body_bytes', 'max_reading_bytes'),
     ('max_docs', 'max_client_docs'),
     ('max_client_docs', 'max_waiting_docs'),
   ):
@@ -132,6 +138,8 @@ def listening(config: ServeConfig) -> socket.socket:
     )[0]
   except socket.gaierror as e:
     raise UserError(f'--host={config.host}: {e.strerror}') from e
+  except UnicodeError as e:  # a part of a name is empty, or too long
+    raise UserError(f'--host={config.host}: is no name of a host') from e
   listener = socket.socket(kind, socket.SOCK_STREAM)
   listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
   try:
@@ -207,6 +215,7 @@ def build_app(config: ServeConfig, keys: Keys) -> FastAPI:
     config.max_docs,
     config.max_doc_chars,
     config.max_top_k,
+    config.max_reading_bytes,
   )
   editing = Editing(tagger, BundleEditor(bundle))
   return create_app(tagger, batcher, editing, keys, limits, metrics)

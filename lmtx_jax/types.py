@@ -121,6 +121,11 @@ class Shortlist:
   labels: np.ndarray
   scores: np.ndarray
 
+  def only_of(self, kept: np.ndarray) -> Shortlist:
+    """Leaves documents without any label but those of `kept`, `[num_docs]`."""
+    labels = np.where(kept[:, None], self.labels, -1)
+    return Shortlist(labels, np.where(labels < 0, -np.inf, self.scores))
+
   @classmethod
   def joined(cls, parts: Iterable[Shortlist]) -> Shortlist:
     """The shortlists of blocks of documents as one."""

@@ -252,6 +252,27 @@ class TestBroken:
     edit(broken, format=labels_lib.PRIOR_FORMAT + 1, version='9.9')
     with pytest.raises(UserError, match=r'lmtx_jax 9\.9, newer than this'):
       Bundle(str(broken))
+    edit(broken, version=None)
+    with pytest.raises(UserError, match='newer than this'):
+      Bundle(str(broken))
+
+  @pytest.mark.parametrize('value', [None, [], 3, {'pooling_mode': [3]}])
+  @pytest.mark.parametrize(
+    'name', ['1_Pooling/config.json', 'sentence_bert_config.json']
+  )
+  def test_json_of_another_kind(self, broken, name, value):
+    if isinstance(value, dict) and 'Pooling' not in name:
+      value = 'x'
+    (broken / name).write_text(json.dumps(value))
+    with pytest.raises(UserError, match=rf'{name}: (not an object|pooling)'):
+      Bundle(str(broken))
+
+  @pytest.mark.parametrize('value', ['x', -3, 2, 2**40, True, [15]])
+  @pytest.mark.parametrize('name', ['max_label_tokens', 'max_doc_tokens'])
+  def test_lengths_that_cannot_be(self, broken, name, value):
+    edit(broken, **{name: value})
+    with pytest.raises(UserError, match=rf"lmtx\.json: '{name}' is "):
+      Bundle(str(broken))
 
   def test_no_bundle(self, tmp_path):
     with pytest.raises(UserError, match=r'no lmtx\.json'):

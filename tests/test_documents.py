@@ -57,21 +57,32 @@ def test_blocks_are_the_same_wherever_one_goes_on(
 
 def test_fewer_lines_than_were_answered(tmp_path):
   path = tmp_path / 'docs.jsonl'
-  path.write_text('{}\n{}\n')
+  path.write_text('{"title": ""}\n' * 2)
   with pytest.raises(UserError, match='has 2 lines, but 3 were answered'):
     blocks(path, answered=3)
 
 
-def test_text_under_another_name_is_a_mistake(tmp_path):
+@pytest.mark.parametrize(
+  ('line', 'but'),
+  [
+    ('{"uid": "b", "text": "x"}', r", but \['text'\]"),
+    ('{"foo": 1}', r", but \['foo'\]"),
+    ('{"uid": "b"}', ''),
+    ('{}', ''),
+  ],
+)
+def test_a_line_without_title_and_content_is_a_mistake(tmp_path, line, but):
   path = tmp_path / 'docs.jsonl'
-  path.write_text('{"uid": "a"}\n{"content": ""}\n{"uid": "b", "text": "x"}\n')
-  with pytest.raises(UserError, match=r':3: has neither title nor.*text'):
+  path.write_text(f'{{"title": ""}}\n{{"content": null}}\n{line}\n')
+  message = f':3: has neither title nor content{but}$'
+  with pytest.raises(UserError, match=message):
     blocks(path)
 
 
 def test_documents_before_a_bad_line_come_first(tmp_path):
   path = tmp_path / 'docs.jsonl'
-  path.write_text('{"uid": "a"}\n{"uid": "b"}\n{\n{"uid": "c"}\n')
+  rows = [json.dumps({'uid': uid, 'title': ''}) for uid in 'abc']
+  path.write_text('\n'.join([*rows[:2], '{', rows[2]]))
   found = read_blocks(str(path), list)
   assert next(found).uids == ['a', 'b']
   with pytest.raises(UserError, match=r'docs\.jsonl:3: not JSON'):
@@ -81,7 +92,7 @@ def test_documents_before_a_bad_line_come_first(tmp_path):
 @pytest.mark.parametrize('skip', [True, False])
 def test_a_damaged_gz_ends_it(tmp_path, skip):
   path = tmp_path / 'docs.jsonl.gz'
-  path.write_bytes(gzip.compress(b'{"uid": "a"}\n' * 9)[:-9])
+  path.write_bytes(gzip.compress(b'{"title": "a"}\n' * 9)[:-9])
   with pytest.raises(UserError, match=r'gz:\d+: the gzip file is cut short'):
     blocks(path, skip_errors=skip)
 

@@ -352,7 +352,8 @@ class TestRefused:
       remove_labels(str(tmp_path), ['a'])
 
 
-def test_a_read_only_bundle(opened, bundle):
+@pytest.mark.parametrize('is_locked_before', [False, True])
+def test_a_read_only_bundle(opened, bundle, is_locked_before):
   # Root may write anything: here it is nobody for a moment.
   with tempfile.TemporaryDirectory() as temporary:
     folder = os.path.join(temporary, 'bundle')
@@ -360,6 +361,12 @@ def test_a_read_only_bundle(opened, bundle):
     os.chmod(temporary, 0o755)
     for path in (pathlib.Path(folder), *pathlib.Path(folder).rglob('*')):
       path.chmod(0o555 if path.is_dir() else 0o444)
+    if is_locked_before:
+      lock = pathlib.Path(folder, '.labels.lock')
+      os.chmod(folder, 0o755)
+      lock.touch()
+      lock.chmod(0o666)
+      os.chmod(folder, 0o555)
     is_root = os.geteuid() == 0
     if is_root:
       os.seteuid(65534)

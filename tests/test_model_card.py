@@ -1,7 +1,9 @@
 """What a bundle tells people of itself."""
 
+import huggingface_hub
 import pytest
 
+from lmtx_jax.model import pretrained
 from lmtx_jax.model_card import licence_of, write_card
 
 ABOUT = {
@@ -50,6 +52,40 @@ def test_licence_of_the_base_model(tmp_path, text, licence):
   assert f'- licence of the base model: {expected}\n' in told
   head = told.split('---\n')[1]
   assert (f'license: {licence}\n' in head) == bool(licence)
+
+
+def test_licence_of_a_model_of_the_hub(tmp_path, monkeypatch):
+  base = tmp_path / 'snapshot'
+  base.mkdir()
+  (base / 'README.md').write_text('---\nlicense: mit\n---\n')
+  asked = []
+
+  def snapshot(name, **kwargs):
+    asked.append((name, kwargs))
+    return str(base)
+
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', snapshot)
+  told = card(tmp_path, flags=['encoder=some/model'])
+  assert asked[0] == ('some/model', {'local_files_only': True})
+  assert '- licence of the base model: mit, as its README.md says\n' in told
+  head = told.split('---\n')[1]
+  assert 'license: mit\nbase_model: some/model\n' in head
+  assert pretrained._fetch('some/model') == str(base)
+  assert 'README.md' in asked[-1][1]['allow_patterns']
+
+
+@pytest.mark.parametrize('encoder', ['', 'scratch', 'gone/model', '../a b'])
+def test_a_base_model_that_is_not_there(tmp_path, monkeypatch, encoder):
+  """No README.md of where the command runs is taken for the model's."""
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+  for folder in (tmp_path, tmp_path / 'scratch'):
+    folder.mkdir(exist_ok=True)
+    (folder / 'README.md').write_text('---\nlicense: mit\n---\n')
+  assert licence_of(encoder) == ''
+  (tmp_path / 'out').mkdir()
+  told = card(tmp_path / 'out', flags=[f'encoder={encoder}'])
+  assert ('base_model:' in told) == (encoder == 'gone/model')
 
 
 def test_little_is_known(tmp_path):

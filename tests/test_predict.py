@@ -10,6 +10,7 @@ import pathlib
 import signal
 import subprocess
 
+from absl import logging
 from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
@@ -34,6 +35,9 @@ DOCUMENTS = [
   {'uid': str(i), 'title': d['title'], 'content': d['content'] * (1 + i % 5)}
   for i, d in enumerate(made_corpus()['tst'])
 ]
+
+
+FIRST = '{"uid": "a", "title": ""}'
 
 
 @pytest.fixture
@@ -119,15 +123,18 @@ def test_odd_documents_are_tagged_too(flags, tmp_path):
     [
       {'content': 'no uid'},
       {'uid': 'empty', 'title': '', 'content': ''},
-      {},
+      {'content': None},
+      {'uid': 'blank', 'title': ' ', 'content': '\n\t\u200b'},
       {'uid': 'é', 'title': '標題 🎈', 'content': 'naïve\u2028\u0000 text'},
       {'uid': 5, 'title': 'only a title'},
       {'uid': 'long', 'content': 'word ' * 50_000},
     ],
   )
-  assert [r['uid'] for r in rows] == ['1', 'empty', '3', 'é', '5', 'long']
-  for row in rows:
-    assert len(row['labels']) == 10
+  uids = ['1', 'empty', '3', 'blank', 'é', '5', 'long']
+  assert [r['uid'] for r in rows] == uids
+  for row in rows:  # nothing is told of a document without text
+    empty = row['uid'] in ('empty', '3', 'blank')
+    assert len(row['labels']) == (0 if empty else 10)
     assert np.isfinite([label['score'] for label in row['labels']]).all()
 
 
@@ -139,11 +146,11 @@ def test_more_labels_than_there_are(flags, tmp_path):
 @pytest.mark.parametrize(
   ('lines', 'message', 'answered'),
   [
-    ('{"uid": "a"}\n{"uid": \n', 'docs.jsonl:2: not JSON', ['a']),
-    ('{"uid": "a"}\n[]\n', 'docs.jsonl:2: not a JSON object', ['a']),
+    (f'{FIRST}\n{{"uid": \n', 'docs.jsonl:2: not JSON', ['a']),
+    (f'{FIRST}\n[]\n', 'docs.jsonl:2: not a JSON object', ['a']),
     ('{"content": 3}\n', 'docs.jsonl:1: content is not a string', []),
-    ('{"uid": "a"}\n\n', 'docs.jsonl:2: not JSON: an empty line', ['a']),
-    ('{"uid": "a"}\n\xff\n', 'docs.jsonl:2: not UTF-8', ['a']),
+    (f'{FIRST}\n\n', 'docs.jsonl:2: not JSON: an empty line', ['a']),
+    (f'{FIRST}\n\xff\n', 'docs.jsonl:2: not UTF-8', ['a']),
     ('', 'docs.jsonl: is empty', []),
   ],
 )
@@ -242,7 +249,7 @@ def test_writes_plain_json(flags, tmp_path):
   assert json.loads(line).keys() == {'uid', 'labels'}
 
 
-BAD = ['{"uid": ', '[]', '{"title": 3}', '', '\xff', '{"uid": true}']
+BAD = ['{"uid": ', '[]', '{"title": 3}', '', '\xff', '{"uid": true}', '{}']
 
 
 def write_with_bad_lines(path):
@@ -269,6 +276,29 @@ def test_bad_lines_are_answered_too(flags, tmp_path):
     assert f'docs.jsonl:{number}: ' in row['error']
   good = [row for row in rows if row['uid'] is not None]
   assert good == tag(flags, tmp_path, DOCUMENTS)
+
+
+@pytest.mark.parametrize('kind', ['jsonl', 'csv', 'xc'])
+def test_bad_lines_are_logged(flags, tmp_path, monkeypatch, kind):
+  bad = write_with_bad_lines(tmp_path / 'docs.jsonl')
+  said = []
+  monkeypatch.setattr(
+    logging, 'warning', lambda text, *args: said.append(text % args)
+  )
+  succeed('predict', *flags, '--on_error=skip', f'--format={kind}')
+  *told, last = said
+  assert len(told) == 5
+  for number, line in zip(bad, told, strict=False):
+    assert line.startswith('skipped: ')
+    assert f'docs.jsonl:{number}: ' in line
+  assert last == f'{len(BAD)} lines are no documents: skipped'
+
+
+@pytest.mark.parametrize(('kind', 'line'), [('csv', '1,a,,,,,'), ('xc', '')])
+def test_documents_without_text_have_no_labels(flags, tmp_path, kind, line):
+  (tmp_path / 'docs.jsonl').write_text(f'{FIRST}\n')
+  succeed('predict', *flags, f'--format={kind}')
+  assert (tmp_path / 'tags.jsonl').read_text().splitlines()[1] == line
 
 
 def test_nothing_but_bad_lines(flags, tmp_path):

@@ -1,20 +1,24 @@
 """What a report reads, counts and tabulates."""
 
+import re
+
 import numpy as np
 import pytest
 from report_fixtures import write_artifacts
 
+from lmtx_jax.reporting import page
 from lmtx_jax.reporting.cycle_table import (
   headline,
   score_table,
   teaching_table,
 )
 from lmtx_jax.reporting.documents import of_flags
+from lmtx_jax.reporting.examples import Example, Tag
 from lmtx_jax.reporting.frequencies import count
 from lmtx_jax.reporting.metric_log import read_log, thinned
 from lmtx_jax.reporting.record import read_record
 from lmtx_jax.reporting.verdicts import StoredVerdicts
-from lmtx_jax.types import Ragged
+from lmtx_jax.types import Ragged, Record
 
 
 class TestThinned:
@@ -156,3 +160,16 @@ class TestStoredVerdicts:
     assert 0 < sum(answers[None]) < len(answers[None])
     assert sum(answers[1.0]) == 0
     assert sum(answers[0.0]) > sum(answers[None])
+
+
+class TestBars:
+  def widths(self, *scores):
+    tags = [Tag(Record('l', 'label', ''), s, None, None) for s in scores]
+    example = Example(Record('d', 'title', 'text'), tags, [], 0, {})
+    return re.findall(r'width:(\d+)%', page._example(example))
+
+  def test_scores_up_to_one_are_shares_of_one(self):
+    assert self.widths(0.5, 0.25, -0.1) == ['50', '25', '0']
+
+  def test_the_highest_score_above_one_is_the_whole_bar(self):
+    assert self.widths(1.6, 0.8) == ['100', '50']

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 
 import pytest
-from run_fixtures import call, spawn
+from run_fixtures import call, check_same, spawn
 
 from lmtx_jax import serve
 from lmtx_jax.serve import ServeConfig
@@ -88,6 +88,20 @@ def test_a_signal_lets_it_answer_what_it_has(flags, number):
     process.communicate()
 
 
+def test_two_processes_serve_one_bundle_alike(flags):
+  processes = [spawn('serve', *flags) for _ in range(2)]
+  try:
+    urls = [address(process) for process in processes]
+    documents = [{'content': f'word{i} text'} for i in range(5)]
+    first, second = (post(url, documents) for url in urls)
+    assert urls[0] != urls[1]
+    check_same(first, second)
+  finally:
+    for process in processes:
+      process.kill()
+      process.communicate()
+
+
 @pytest.mark.parametrize('again', [False, True])
 def test_requests_that_last_too_long_are_cut(flags, again):
   process = spawn('serve', *flags, f'--stop_s={30 if again else 0}')
@@ -143,6 +157,9 @@ def test_a_port_in_use_is_told_before_anything_else(flags):
     ('--bundle=/none/such', '--bundle=/none/such: there is no such folder'),
     ('--host=no.such.host.invalid', '--host=no.such.host.invalid'),
     ('--host=192.0.2.1', '--host=192.0.2.1'),
+    ('--host=..', '--host=..: is no name of a host'),
+    (f'--host={"a" * 70}', 'is no name of a host'),
+    ('--max_reading_bytes=2000', '--max_body_bytes is more than --max_reading'),
     ('--api_key_file=/none/key', '--api_key_file=/none/key: no such file'),
     ('--labels_key_file=/none/key', '--labels_key_file=/none/key'),
     ('--max_docs=600', '--max_docs is more than --max_client_docs'),

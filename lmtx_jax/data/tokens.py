@@ -10,6 +10,7 @@ import re
 from absl import logging
 import numpy as np
 from tokenizers import Tokenizer
+from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tqdm import tqdm
 
@@ -20,6 +21,13 @@ from lmtx_jax.types import Ragged
 
 _FORMAT = 1  # raised when the files' meaning changes
 _BLOCK = 2048  # records handed to the tokenizer at a time
+_CHARS_A_TOKEN = 6  # more than most texts have
+# Some of what BERT's tokenizer isolates: ASCII's and the most common others.
+_PUNCTUATION = (
+  r'!-/:-@\[-`{-~\u060c\u061b\u061f\u06d4\u0964\u0965\u2010-\u2027'
+  r'\u3001-\u3003\u3008-\u3011\uff01\uff08\uff09\uff0c\uff1a\uff1b\uff1f'
+)
+_IDEOGRAPHS = r'\u4e00-\u9fa5'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,24 +222,53 @@ def _beginnings(
 ) -> list[list[int]]:
   """The first `max_tokens` ids of each text; the rest of it is not looked at.
 
-  BERT's pre-tokenizer cuts at white space, and a word rarely is no token at
-  all: so many words hold so many tokens, unless it turns out otherwise.
+  A text is cut where a word ends whatever follows. Where its beginning turns
+  out to hold too few tokens, a longer one is read, at last the whole text.
   """
-  cut = texts
-  if isinstance(backend.pre_tokenizer, BertPreTokenizer):
-    words = re.compile(rf'(?:[^ \t\n]*+[ \t\n]++){{{max_tokens}}}+')
-    cut = [m[0] if (m := words.match(text)) else text for text in texts]
-  ids = _ids(backend, cut)
-  short = [
-    i
-    for i, (text, part) in enumerate(zip(texts, cut, strict=True))
-    if len(part) < len(text) and len(ids[i]) < max_tokens
-  ]
-  for i, whole in zip(
-    short, _ids(backend, [texts[i] for i in short]), strict=True
-  ):
-    ids[i] = whole
+  ids: list[list[int]] = [[]] * len(texts)
+  boundary = _boundary(backend)
+  rows, size = range(len(texts)), _CHARS_A_TOKEN * max_tokens
+  while rows:
+    parts = {i: _beginning(texts[i], size, boundary) for i in rows}
+    found = _ids(backend, list(parts.values()))
+    for i, row in zip(rows, found, strict=True):
+      ids[i] = row
+    rows = [
+      i
+      for i in rows
+      if len(parts[i]) < len(texts[i]) and len(ids[i]) < max_tokens
+    ]
+    size *= 8
   return ids
+
+
+def _beginning(text: str, size: int, boundary: str) -> str:
+  """At most `size` characters, before a boundary; '' where there is none."""
+  if not boundary or len(text) <= size:
+    return text
+  found = re.compile(f'.{{0,{size}}}(?={boundary})', re.DOTALL).match(text)
+  return found[0] if found else ''
+
+
+def _boundary(backend: Tokenizer) -> str:
+  """Pattern of characters before which a word ends; '' if none are known.
+
+  BERT's pre-tokenizer cuts at white space and around punctuation, its
+  normalizer puts space around ideographs, and none of them changes a word
+  before it. Only what no added token goes on with will do: the tokenizer takes
+  '[SEP]' whole.
+  """
+  if not isinstance(backend.pre_tokenizer, BertPreTokenizer):
+    return ''
+  known = ' \\t\\n'
+  if isinstance(backend.normalizer, BertNormalizer):
+    known += _PUNCTUATION
+    if backend.normalizer.handle_chinese_chars:
+      known += _IDEOGRAPHS
+  added = backend.get_added_tokens_decoder().values()
+  taken = {char for token in added for char in token.content[1:]}
+  unless = f'(?![{re.escape("".join(sorted(taken)))}])' if taken else ''
+  return f'{unless}[{known}]'
 
 
 def _ids(backend: Tokenizer, texts: list[str]) -> list[list[int]]:

@@ -21,6 +21,14 @@ def read_json(file: str) -> Any:
     raise UserError(f'{file}: not JSON: {e}') from e
 
 
+def read_object(file: str) -> dict[str, Any]:
+  """As `read_json`, of a file that must hold an object."""
+  value = read_json(file)
+  if not isinstance(value, dict):
+    raise UserError(f'{file}: not an object')
+  return value
+
+
 def write_json(value: Mapping | list, *path: str) -> None:
   """Writes a file and the folder it lies in; equal values, equal bytes."""
   file = os.path.join(*path)

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lmtx_jax.model import hugging_face
 from lmtx_jax.model.bi_encoder import BiEncoder, Params
-from lmtx_jax.model.json_files import read_json, write_json
+from lmtx_jax.model.json_files import read_object, write_json
 from lmtx_jax.model.layers import TransformerConfig
 from lmtx_jax.model.sentence_modules import (
   Modules,
@@ -88,9 +88,7 @@ def load(
   if modules.static:
     return _load_static(modules, compute_dtype)
   folder = modules.first
-  hf_config = read_json(os.path.join(folder, 'config.json'))
-  if not isinstance(hf_config, dict):
-    raise UserError(f'{os.path.join(folder, "config.json")}: not an object')
+  hf_config = read_object(os.path.join(folder, 'config.json'))
   source = os.path.join(folder, WEIGHTS)
   config = hugging_face.transformer_config(
     hf_config, os.path.join(folder, 'config.json')
@@ -244,13 +242,24 @@ def load_params(file: str | os.PathLike) -> Params:
   return traverse_util.unflatten_dict(flat, sep='/')
 
 
+def local_folder(name: str) -> str:
+  """The folder of a model that was loaded; '' where there is none any more."""
+  if os.path.isdir(name):
+    return name
+  try:
+    return huggingface_hub.snapshot_download(name, local_files_only=True)
+  except (OSError, ValueError):
+    return ''
+
+
 def _fetch(name: str) -> str:
   """A local folder for a folder's or a hub model's name."""
   if os.path.isdir(name):
     return name
   try:
     return huggingface_hub.snapshot_download(
-      name, allow_patterns=['*.json', '*.txt', WEIGHTS, f'*/{WEIGHTS}']
+      name,
+      allow_patterns=['*.json', '*.txt', WEIGHTS, f'*/{WEIGHTS}', 'README.md'],
     )
   except (OSError, ValueError) as e:
     reason = str(e).strip().splitlines()[0]
@@ -263,7 +272,7 @@ def _fetch(name: str) -> str:
 def _check_case(tokenizer: PreTrainedTokenizerFast, folder: str) -> None:
   """Refuses what sentence-transformers would do to capital letters."""
   file = os.path.join(folder, 'sentence_bert_config.json')
-  if not (os.path.exists(file) and read_json(file).get('do_lower_case')):
+  if not (os.path.exists(file) and read_object(file).get('do_lower_case')):
     return
   normalizer = tokenizer.backend_tokenizer.normalizer
   if normalizer is None or normalizer.normalize_str('A') != 'a':

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lmtx_jax.model.bi_encoder import BiEncoder, Params
-from lmtx_jax.model.json_files import read_json, write_json
+from lmtx_jax.model.json_files import read_json, read_object, write_json
 from lmtx_jax.model.tensor_files import WEIGHTS, read_tensors, write_tensors
 from lmtx_jax.types import UserError
 
@@ -99,16 +99,16 @@ def _check_kinds(kinds: list[str], file: str) -> None:
 def _read_pooling(folder: str) -> str:
   """Reads 'mean' or 'cls', in the words of old and of new versions."""
   file = os.path.join(folder, 'config.json')
-  config = read_json(file)
+  config = read_object(file)
   modes = config.get('pooling_mode') or [
     key.removeprefix('pooling_mode_').removesuffix('s').removesuffix('_token')
     for key, value in config.items()
     if key.startswith('pooling_mode_') and value
   ]
-  modes = [modes] if isinstance(modes, str) else modes
-  if len(modes) != 1 or modes[0] not in _POOLING_KEYS:
+  modes = modes if isinstance(modes, list) else [modes]
+  if len(modes) != 1 or modes[0] not in [*_POOLING_KEYS]:
     raise UserError(
-      f'{file}: pooling {"+".join(modes)!r} is not supported, only '
+      f'{file}: pooling {"+".join(map(str, modes))!r} is not supported, only '
       + ', '.join(_POOLING_KEYS)
     )
   return modes[0]
@@ -124,7 +124,7 @@ def read_dense(encoder: BiEncoder, folder: str) -> tuple[BiEncoder, Params]:
     UserError: a layer that does something else, or of another shape.
   """
   file = os.path.join(folder, 'config.json')
-  config = read_json(file)
+  config = read_object(file)
   for key, value in _DENSE_ONLY.items():
     if config.get(key, value) not in (value, None):
       raise UserError(

@@ -222,12 +222,15 @@ def _example(example: Example) -> str:
   document = example.document
   title = document.title if document.title.strip() else document.uid
   scores = ', '.join(f'{n} {value:.0f}' for n, value in example.scores.items())
+  # Of scores above 1, which words add to, the longest bar is the highest.
+  top = max([1.0, *(tag.score or 0.0 for tag in example.tags)])
+  tags = ''.join(_tag(tag, top) for tag in example.tags)
   lines = [
     f'<article><h3 dir="auto">{_text(title, _TITLE_CHARS)}</h3>',
     f'<div class="dim">{_text(document.uid, _LABEL_CHARS)}'
     f'{f" &middot; {escape(scores)}" if scores else ""}</div>',
     f'<p dir="auto">{_text(document.content, _TEXT_CHARS)}</p>',
-    f'<ol class="tags">{"".join(map(_tag, example.tags))}</ol>',
+    f'<ol class="tags">{tags}</ol>',
   ]
   if example.num_missed:
     names = ', '.join(f'<bdi>{_label(label)}</bdi>' for label in example.missed)
@@ -237,10 +240,10 @@ def _example(example: Example) -> str:
   return ''.join([*lines, '</article>'])
 
 
-def _tag(tag: Tag) -> str:
+def _tag(tag: Tag, top: float) -> str:
   score = ''
   if tag.score is not None:
-    width = 100 * min(1.0, max(0.0, tag.score))
+    width = 100 * max(0.0, tag.score) / top
     score = f'<i style="width:{width:.0f}%"></i><span>{tag.score:.3f}</span>'
   is_true = {
     None: '',

@@ -101,7 +101,10 @@ def create_app(
   app.include_router(change_routes(editing, keys, limits))
   _handle_errors(app)
   app.add_middleware(
-    Gate, metrics=metrics, max_body_bytes=limits.max_body_bytes
+    Gate,
+    metrics=metrics,
+    max_body_bytes=limits.max_body_bytes,
+    max_reading_bytes=limits.max_reading_bytes,
   )
   return app
 

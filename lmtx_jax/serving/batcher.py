@@ -28,6 +28,10 @@ from lmtx_jax.types import Record
 
 _RETRY = {'Retry-After': '1'}
 _MAX_CALLS = 64  # that wait
+# Between batches, texts are tokenised for so long, and so many characters at a
+# time, or one text: an odd one of a hundred thousand takes a tenth of a second.
+_TAKE_IN_S = 0.01
+_TAKE_IN_CHARS = 2**15
 
 
 class Batcher:
@@ -63,6 +67,7 @@ class Batcher:
     self._waiting = collections.Counter()  # documents of each client
     self._closed = False
     # Only the thread looks at these.
+    self._unread: list[tuple[int, int, Document]] = []  # no tokens yet; a heap
     self._buckets: dict[int, list] = collections.defaultdict(list)
     self._number = itertools.count()
     self._tick = 0
@@ -175,15 +180,18 @@ class Batcher:
         calls = [self._calls.popleft() for _ in range(len(self._calls))]
       for call in calls:
         call()
-      self._guarded(arrived, self._take_in)
+      for document in arrived:
+        item = (document.due, next(self._number), document)
+        heapq.heappush(self._unread, item)
+      self._take_in()
       self._drop_gone()
-      if self._held:
+      if any(self._buckets.values()):
         batch, shape = self._next_batch()
         self._guarded(batch, lambda some: self._tag(some, shape))  # noqa: B023
 
   @property
   def _held(self) -> bool:
-    return any(self._buckets.values())
+    return bool(self._unread) or any(self._buckets.values())
 
   def _await_more(self) -> None:
     """Gives other clients a moment, for a batch is quicker than its parts."""
@@ -194,12 +202,31 @@ class Batcher:
       if left <= 0 or not self._changed.wait(left):
         return
 
-  def _take_in(self, arrived: Sequence[Document]) -> None:
-    """Tokenises documents and puts them where those of their width wait."""
-    if not arrived:
+  def _take_in(self) -> None:
+    """Tokenises some documents, those first that are due first."""
+    until = time.monotonic() + _TAKE_IN_S
+    while self._unread:
+      some, size = [], 0
+      while self._unread and not (some and size >= _TAKE_IN_CHARS):
+        document = heapq.heappop(self._unread)[2]
+        if document.is_gone:
+          self._answer([document], [None])
+          continue
+        some.append(document)
+        size += len(document.record.title) + len(document.record.content)
+      self._guarded(some, self._tokenise)
+      if time.monotonic() >= until:
+        return
+
+  def _tokenise(self, documents: Sequence[Document]) -> None:
+    """Puts documents where those of their width wait."""
+    if not documents:
       return
-    tokens = self._tagger.tokens([document.record for document in arrived])
-    for document, ids in zip(arrived, tokens, strict=True):
+    tokens = self._tagger.tokens([document.record for document in documents])
+    for document, ids in zip(documents, tokens, strict=True):
+      if not len(ids):  # nothing can be told of it
+        self._answer([document], [[]])
+        continue
       width = width_for(len(ids) + 2, self._tagger.shapes)
       item = (document.due, next(self._number), document, ids)
       heapq.heappush(self._buckets[width], item)

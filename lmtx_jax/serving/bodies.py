@@ -14,6 +14,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 
+from lmtx_jax.data.reading import shown
 from lmtx_jax.serving.errors import Refused
 from lmtx_jax.serving.limits import Limits
 
@@ -22,7 +23,7 @@ _ITEMS = ('documents', 'labels')
 
 
 def checked_route(limits: Limits) -> type[APIRoute]:
-  """Routes that check first who asks, and then a body's outline.
+  """Routes that check first who asks, then query and a body's outline.
 
   Their dependencies must take the request alone.
   """
@@ -36,6 +37,9 @@ def checked_route(limits: Limits) -> type[APIRoute]:
       async def checked(request: Request) -> Response:
         for check in self.dependencies:
           check.dependency(request)
+        known = {field.alias for field in self.dependant.query_params}
+        if unknown := sorted(set(request.query_params) - known):
+          raise Refused(422, f'query: unknown parameters: {shown(unknown)}')
         if self.body_field:
           check_outline(await _parsed(request), limits)
         return await handle(request)

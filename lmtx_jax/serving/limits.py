@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 import contextlib
 import dataclasses
 import time
@@ -43,12 +44,14 @@ class Limits:
     max_docs: documents or labels of a request.
     max_doc_chars: characters of a document or label.
     max_top_k: labels of a document.
+    max_reading_bytes: of the bodies of all requests that have no answer yet.
   """
 
   max_body_bytes: int
   max_docs: int
   max_doc_chars: int
   max_top_k: int
+  max_reading_bytes: int
 
   def check_count(self, count: int, what: str) -> None:
     """Raises Refused for too many documents or labels."""
@@ -79,26 +82,43 @@ class Gate:
   A body is kept, whole, only once the app asks for it, which it does not for
   who may not ask. Of one that is refused, or too large, what comes is read and
   forgotten, for many a client looks at the answer only once it has sent all.
+  So it is where the bodies of all requests would take too much memory.
   """
 
-  def __init__(self, app: ASGIApp, metrics: Metrics, max_body_bytes: int):
+  def __init__(
+    self,
+    app: ASGIApp,
+    metrics: Metrics,
+    max_body_bytes: int,
+    max_reading_bytes: int,
+  ):
     self._app = app
     self._metrics = metrics
     self._max_bytes = max_body_bytes
+    self._max_held = max_reading_bytes
+    self._held = 0  # bytes of bodies
 
   async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
     """Handles one request."""
     if scope['type'] != 'http':
       await self._app(scope, receive, send)
       return
-    start, status, is_read = time.perf_counter(), 0, False
+    start, status, is_read, held = time.perf_counter(), 0, False, 0
+
+    def hold(size: int) -> bool:
+      nonlocal held
+      if self._held - held + size > self._max_held:
+        return False
+      self._held += size - held
+      held = size
+      return True
 
     async def received() -> Message:
       nonlocal is_read
       if is_read:
         return await receive()
       is_read = True
-      return await self._whole(scope, receive)
+      return await self._whole(scope, receive, hold)
 
     async def noted(message: Message) -> None:
       nonlocal status, is_read
@@ -127,15 +147,18 @@ class Gate:
       status = 500
       raise
     finally:
+      hold(0)
       path = getattr(scope.get('route'), 'path', 'other')
       seconds = time.perf_counter() - start
       self._metrics.request(path, status or 500, seconds)
 
-  async def _whole(self, scope: Scope, receive: Receive) -> Message:
+  async def _whole(
+    self, scope: Scope, receive: Receive, hold: Callable[[int], bool]
+  ) -> Message:
     """The body in one piece."""
     try:
       async with asyncio.timeout(_READ_S):
-        body = await self._body(scope, receive)
+        body = await self._body(scope, receive, hold)
     except TimeoutError as e:
       reason = f'the body was not all there after {_READ_S:g} s'
       raise Refused(408, reason, _CLOSE) from e
@@ -158,8 +181,16 @@ class Gate:
           size += len(message.get('body', b''))
           more = message.get('more_body', False)
 
-  async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
-    """The body; None if the client went before it was all there."""
+  async def _body(
+    self, scope: Scope, receive: Receive, hold: Callable[[int], bool]
+  ) -> bytes | None:
+    """The body; None if the client went before it was all there.
+
+    Args:
+      scope: of the request.
+      receive: its parts.
+      hold: tells how much of it is kept now, and whether that may be.
+    """
     reason = f'the body is larger than {self._max_bytes} bytes'
     refused = Refused(413, reason, _CLOSE)
     most = max(_READ, self._max_bytes)
@@ -168,7 +199,7 @@ class Gate:
     is_large = declared.isdigit() and int(declared) > self._max_bytes
     if is_large and (int(declared) > most or b'expect' in headers):
       raise refused
-    parts, size = [], 0
+    parts, size, is_too_much = [], 0, False
     while size <= most:
       message = await receive()
       if message['type'] == 'http.disconnect':
@@ -176,10 +207,15 @@ class Gate:
       parts.append(message.get('body', b''))
       size += len(parts[-1])
       is_large = is_large or size > self._max_bytes
-      if is_large:
+      if is_large or is_too_much or not hold(size):
+        is_too_much = not is_large
         parts.clear()
+        hold(0)
       if not message.get('more_body'):
         break
     if is_large:
       raise refused
+    if is_too_much:
+      reason = 'too many bodies are being read; try again later'
+      raise Refused(503, reason, _CLOSE | {'Retry-After': '1'})
     return b''.join(parts)

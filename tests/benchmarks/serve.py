@@ -15,10 +15,11 @@ throughput: documents a second of --clients, each sending one document after
   its own, in turns; the ratio is of medians.
 soak: --soak_clients for --soak_s seconds, 1 request of 20 malformed; labels
   are added and removed meanwhile, and each must be found by the next request.
-  Answers are compared with those of one document at a time; memory is that of
-  the service at the beginning (after 10 s) and at the end.
+  Answers are compared with those of one document at a time; resident memory of
+  the service is looked at every 5 s, and told of the second half.
 
-A JSON line a part. Mind what else the machine does.
+A JSON line a part, the first with the median length of a document in tokens, as
+the encoder reads it. Mind what else the machine does.
 """
 
 from __future__ import annotations
@@ -55,7 +56,6 @@ from tests.benchmarks.serve_soak import KEY, Service, Soak, new_session
 
 _PARTS = ('start', 'single', 'throughput', 'soak')
 _PATIENCE_S = 300
-_SETTLED_S = 10  # of a soak, after which memory is first looked at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +220,7 @@ def main(values: flags.FlagValues) -> None:
   if unknown := set(parts) - set(_PARTS):
     raise UserError(f'--parts: there is no {sorted(unknown)[0]!r}')
   records = list(itertools.islice(_records(config.input), config.num_docs))
+  _print('documents', **lengths(config.bundle, records))
   with tempfile.TemporaryDirectory() as folder:
     bundle = shutil.copytree(config.bundle, os.path.join(folder, 'bundle'))
     if 'start' in parts and config.cold:
@@ -233,6 +234,20 @@ def main(values: flags.FlagValues) -> None:
         _print('start', seconds=service.start_s)
       _all_compiled(service)
       _measure(service, parts, records, config)
+
+
+def lengths(bundle: str, records: list[Record]) -> dict[str, Any]:
+  """How many documents there are, and how long they are."""
+  context = multiprocessing.get_context('spawn')
+  with context.Pool(1) as pool:  # this process needs no encoder in memory
+    median = pool.apply(_median_length, (bundle, records))
+  return {'documents': len(records), 'median_tokens': median}
+
+
+def _median_length(bundle: str, records: list[Record]) -> float:
+  from lmtx_jax.bundle import Bundle
+
+  return float(np.median(Bundle(bundle).inputs(records).lengths))
 
 
 def _measure(

@@ -7,15 +7,17 @@ import collections
 import dataclasses
 import itertools
 import json
+import math
 import re
 import time
 from typing import Any
 import urllib.request
 
 import aiohttp
+import numpy as np
 
 KEY = 'key-of-this-benchmark'
-_SETTLED_S = 10  # after which memory is first looked at
+_LOOK_S = 5  # between looks at the memory
 _BAD = (
   b'{"documents": [',
   b'{"documents": []}',
@@ -55,6 +57,23 @@ def new_session() -> aiohttp.ClientSession:
   )
 
 
+def memory_facts(looks: list[tuple[float, float]]) -> dict[str, float]:
+  """What memory did in the second half of the looks.
+
+  Args:
+    looks: seconds, and bytes.
+  """
+  half = np.array(looks[len(looks) // 2 :])  # [num_looks, 2]
+  slope = math.nan
+  if len(half) > 1:
+    slope = np.polyfit(half[:, 0] / 60, half[:, 1] / 2**20, 1)[0]
+  return {
+    'min_rss_mib': half[:, 1].min() / 2**20,
+    'max_rss_mib': half[:, 1].max() / 2**20,
+    'rss_mib_a_minute': float(slope),
+  }
+
+
 class Soak:
   """Load with mistakes in it, while labels come and go."""
 
@@ -67,25 +86,18 @@ class Soak:
     self._changes = 0
     self._late = 0
     self._until = 0.0
+    self._label_times: dict[str, list[float]] = {}  # added; then removed too
     self._number = itertools.count()
 
   async def run(self, clients: int, duration_s: float) -> dict[str, Any]:
     """Asks for so many seconds; tells what came of it."""
     self._until = time.monotonic() + duration_s
-    memory = []
     async with new_session() as session:
-
-      async def look() -> None:
-        await asyncio.sleep(min(_SETTLED_S, duration_s / 2))
-        name = 'process_resident_memory_bytes'
-        memory.append(await asyncio.to_thread(self._service.metric, name))
-
-      await asyncio.gather(
-        look(),
+      memory, *_ = await asyncio.gather(
+        self._look(),
         self._change_labels(session),
         *(self._client(session) for _ in range(clients)),
       )
-    memory.append(self._service.metric('process_resident_memory_bytes'))
     return {
       'clients': clients,
       'seconds': duration_s,
@@ -93,8 +105,18 @@ class Soak:
       'wrong_answers': self._wrong,
       'label_changes': self._changes,
       'changes_not_seen': self._late,
-      'memory_mib': [round(m / 2**20) for m in memory],
+      **memory_facts(memory),
     }
+
+  async def _look(self) -> list[tuple[float, float]]:
+    """Seconds, and bytes of resident memory."""
+    found, start = [], time.monotonic()
+    while (now := time.monotonic()) < self._until:
+      name = 'process_resident_memory_bytes'
+      size = await asyncio.to_thread(self._service.metric, name)
+      found.append((now - start, size))
+      await asyncio.sleep(min(_LOOK_S, max(0, self._until - time.monotonic())))
+    return found
 
   async def _client(self, session: aiohttp.ClientSession) -> None:
     while time.monotonic() < self._until:
@@ -102,9 +124,11 @@ class Soak:
       bad = number % 20 == 0
       place = number * 7 % len(self._bodies)
       body = _BAD[number // 20 % len(_BAD)] if bad else self._bodies[place]
+      start = time.monotonic()
       status, answer = await self._ask(session, body)
+      asked = start, time.monotonic()
       self._statuses[f'{"bad" if bad else "good"} {status}'] += 1
-      if status == 200 and not self._is_right(answer, place):
+      if status == 200 and not self._is_right(answer, place, asked):
         self._wrong += 1
       if status == 503:
         await asyncio.sleep(0.2)
@@ -117,16 +141,36 @@ class Soak:
     ) as response:
       return response.status, await response.json()
 
-  def _is_right(self, answer: Any, place: int) -> bool:
-    """The labels of the document, but for those that come and go."""
+  def _is_right(
+    self, answer: Any, place: int, asked: tuple[float, float]
+  ) -> bool:
+    """As many labels of the document, but for those that come and go.
+
+    Args:
+      answer: of the service.
+      place: of the document.
+      asked: when the request began, and when its answer was there.
+    """
     (row,), (expected,) = answer['results'], self._expected[place]['results']
     scores = {x['uid']: x['score'] for x in expected['labels']}
     least = min(scores.values())
-    return row['uid'] == expected['uid'] and all(
-      abs(scores.get(x['uid'], least) - x['score']) < 1e-4
-      for x in row['labels']
-      if not x['uid'].startswith('soak-')
+    return (
+      row['uid'] == expected['uid']
+      and len(row['labels']) == len(scores)
+      and len({x['uid'] for x in row['labels']}) == len(scores)
+      and all(
+        self._was_live(x['uid'], asked)
+        if x['uid'].startswith('soak-')
+        else abs(scores.get(x['uid'], least) - x['score']) < 1e-4
+        for x in row['labels']
+      )
     )
+
+  def _was_live(self, uid: str, asked: tuple[float, float]) -> bool:
+    """Whether a label may have been there at some time of a request."""
+    start, end = asked
+    added, *removed = self._label_times.get(uid, [math.inf])
+    return added <= end and (not removed or removed[0] >= start)
 
   async def _change_labels(self, session: aiohttp.ClientSession) -> None:
     """Adds a label, looks for it, removes it, looks again."""
@@ -135,11 +179,13 @@ class Soak:
     while time.monotonic() < self._until:
       uid, title = f'soak-{self._changes}', f'quaint label {self._changes}'
       body = json.dumps({'labels': [{'uid': uid, 'title': title}]})
+      self._label_times[uid] = [time.monotonic()]
       async with session.post(url, data=body, headers=headers) as response:
         response.raise_for_status()
       self._late += not await self._is_found(session, uid, title)
       async with session.delete(f'{url}/{uid}', headers=headers) as response:
         response.raise_for_status()
+      self._label_times[uid].append(time.monotonic())
       self._late += await self._is_found(session, uid, title)
       self._changes += 2
 

@@ -25,6 +25,16 @@ RECORDS = [
   Record('g', 'x' * 150, '中文 text'),
 ]
 TEXT = st.text('abegit ,.-\t\né中7\x00\x1c\u200b\xa0', max_size=40)
+# Texts without white space, with places where one could cut them wrong.
+UNSPACED = st.lists(
+  st.sampled_from(
+    [
+      *('ab', 'begin', '.', ',', '中', '文', '。', '[SEP]', '[', ']', '[MASK]'),
+      *('e\u0301', '\u0301', '=\u0338', '-', 'é', '\x00', '\u200b', 'x' * 99),
+    ]
+  ),
+  max_size=60,
+).map(''.join)
 
 
 class Source(list):
@@ -218,17 +228,48 @@ def test_rows_of_white_space_take_no_time(tokenizer):
   assert found.ids.lengths.tolist() == [0, 2]
 
 
-def test_a_long_text_is_not_read_to_its_end(tokenizer):
+@settings(max_examples=300, deadline=None)
+@given(UNSPACED, st.integers(1, 6))
+def test_what_is_cut_off_of_unspaced_text_changes_nothing(
+  tokenizer, text, max_tokens
+):
+  found = tokenize_texts([''], [text], tokenizer, max_tokens)
+  whole = tokenizer(text, add_special_tokens=False)['input_ids']
+  assert found.ids.values.tolist() == whole[:max_tokens]
+
+
+class SeeingTokenizer:
+  """Notes what it is given."""
+
+  def __init__(self, backend):
+    self.backend, self.seen = backend, []
+    self.pre_tokenizer, self.normalizer = (
+      backend.pre_tokenizer,
+      backend.normalizer,
+    )
+    self.get_added_tokens_decoder = backend.get_added_tokens_decoder
+
+  def encode_batch_fast(self, texts, add_special_tokens):
+    self.seen += [len(text) for text in texts if text]
+    return self.backend.encode_batch_fast(texts, add_special_tokens=False)
+
+
+@pytest.mark.parametrize(
+  ('text', 'read'),
+  [
+    ('ab ' * 1000, [29]),
+    ('.' * 1000, [30]),
+    ('中文' * 500, [30]),
+    ('[]' * 500, [30]),
+    ('a b', [3]),
+    ('\x00 ' * 50, [29, 100]),
+    ('x' * 200 + ' a' * 500, [240]),
+    ('a' * 300, [300]),
+  ],
+)
+def test_a_long_text_is_not_read_to_its_end(tokenizer, text, read):
   backend = tokenizer.backend_tokenizer
   assert isinstance(backend.pre_tokenizer, BertPreTokenizer)
-  seen = []
-
-  class FakeTokenizer:
-    pre_tokenizer = backend.pre_tokenizer
-
-    def encode_batch_fast(self, texts, add_special_tokens):
-      seen.extend(texts)
-      return backend.encode_batch_fast(texts, add_special_tokens=False)
-
-  _beginnings(FakeTokenizer(), ['ab ' * 1000, 'a b', '\x00 ' * 9], 5)
-  assert [len(text) for text in seen] == [15, 3, 10, 18]
+  seeing = SeeingTokenizer(backend)
+  _beginnings(seeing, [text], 5)
+  assert seeing.seen == read

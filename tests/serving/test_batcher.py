@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 
+from lmtx_jax.serving import batcher as batcher_lib
 from lmtx_jax.serving.batcher import Batcher
 from lmtx_jax.serving.errors import Refused
 from lmtx_jax.serving.metrics import Metrics
@@ -22,11 +23,13 @@ class FakeTagger:
   def __init__(self):
     self.compiled = self.shapes
     self.open = threading.Event()
+    self.told: list[list[int]] = []
     self.batches: list[tuple[Shape, list[int]]] = []
     self.threads = set()
 
   def tokens(self, records):
     self.threads.add(threading.current_thread())
+    self.told.append([len(record.content) for record in records])
     if any('untold' in record.content for record in records):
       raise ValueError('no tokens')
     return [np.arange(len(record.content)) for record in records]
@@ -95,6 +98,15 @@ def test_everyone_gets_their_own(tagger, batcher):
   assert threading.current_thread() not in tagger.threads
 
 
+def test_a_document_without_tokens_has_no_labels(tagger, batcher):
+  async def main():
+    tagger.open.set()
+    return await ask(batcher, 0, 3, 0)
+
+  assert asyncio.run(main()) == [[], [3], []]
+  assert [sizes for _, sizes in tagger.batches] == [[3]]
+
+
 def test_documents_of_clients_share_batches_of_their_width(tagger, batcher):
   async def main():
     first = asyncio.create_task(ask(batcher, 1))
@@ -139,6 +151,31 @@ def test_one_document_does_not_wait_for_all_of_a_large_request(tagger, batcher):
   place = next(i for i, (_, sizes) in enumerate(tagger.batches) if 3 in sizes)
   assert place <= 2
   assert len(tagger.batches) >= 10
+
+
+def test_one_document_does_not_wait_for_long_texts_that_came_first(
+  tagger, batcher, monkeypatch
+):
+  """One long text is tokenised between batches, and one due before it first."""
+  monkeypatch.setattr(batcher_lib, '_TAKE_IN_S', 0)
+  monkeypatch.setattr(batcher_lib, '_TAKE_IN_CHARS', 10)
+
+  async def main():
+    first = asyncio.create_task(ask(batcher, 1))
+    await settled()
+    large = asyncio.create_task(ask(batcher, *[12] * 20))
+    await settled()
+    small = asyncio.create_task(ask(batcher, 3, 4, client='b'))
+    await settled()
+    tagger.open.set()
+    return await asyncio.gather(first, large, small)
+
+  assert asyncio.run(main()) == [[[1]], [[12]] * 20, [[3], [4]]]
+  place = next(i for i, some in enumerate(tagger.told) if 3 in some)
+  assert place <= 3
+  assert max(map(len, tagger.told)) <= 3
+  place = next(i for i, (_, sizes) in enumerate(tagger.batches) if 3 in sizes)
+  assert place <= 3
 
 
 def test_a_large_request_is_not_starved(tagger, batcher):

@@ -281,6 +281,23 @@ def test_errors_of_addresses_are_json_too(service, method, path, status):
   assert answer.error
 
 
+@pytest.mark.parametrize(
+  ('method', 'path'),
+  [
+    ('POST', '/v1/tag?topk=3'),
+    ('POST', '/v1/labels?top_k=3'),
+    ('GET', '/v1/labels?limit=1&topk=3&top_k=3'),
+    ('GET', '/v1/labels/nearest?uid=L1&topk=3'),
+    ('DELETE', '/v1/labels/L1?topk=3'),
+  ],
+)
+def test_unknown_parameters_of_a_query_are_errors(service, method, path):
+  body = {'documents': [{'content': 'x'}]} if 'tag' in path else None
+  answer = service.ask(method, path, body, LABELS_KEY)
+  assert answer.status == 422
+  assert "query: unknown parameters: ['top" in answer.error
+
+
 def test_labels_are_found(service, folder):
   titles = [label.title for label in Bundle(str(folder)).labels]
   every = service.ask('GET', '/v1/labels?limit=1000').json

@@ -13,7 +13,7 @@ from lmtx_jax.serving.keys import Keys
 from lmtx_jax.serving.limits import Gate, Limits
 from lmtx_jax.serving.metrics import Metrics
 
-LIMITS = Limits(1000, 4, 100, 5)
+LIMITS = Limits(1000, 4, 100, 5, 2000)
 
 
 class FakeClient:
@@ -50,7 +50,7 @@ class FakeClient:
 
 async def ask(app, client, metrics=None, most=1000):
   metrics = metrics or Metrics()
-  gate = Gate(app, metrics, most)
+  gate = Gate(app, metrics, most, 2000)
   await gate({'type': 'http', 'headers': []}, client.receive, client.send)
 
 
@@ -126,6 +126,36 @@ def test_bodies_beyond_what_is_read_of_large_ones_are_whole(monkeypatch):
   assert received[0]['body'] == b'x' * 50
 
 
+def test_bodies_of_all_may_take_so_much():
+  gate = Gate(reads, Metrics(), 1000, 1000)
+
+  async def main():
+    scope = {'type': 'http', 'headers': []}
+    first, second = (FakeClient(b'x' * 400, b'y' * 400) for _ in range(2))
+    slow = asyncio.create_task(gate(scope, first.receive, first.send))
+    await asyncio.sleep(0.01)  # it has sent 800 bytes, and more is to come
+
+    async def rest():
+      message = await FakeClient.receive(second)
+      return {**message, 'more_body': bool(second.parts)}
+
+    with pytest.raises(Refused) as e:
+      await gate(scope, rest, second.send)
+    assert (e.value.status, second.parts) == (503, [])
+    assert e.value.headers['Retry-After']
+    slow.cancel()
+    await slow
+    again = FakeClient(b'x' * 900)
+
+    async def whole():
+      return {**await FakeClient.receive(again), 'more_body': False}
+
+    await gate(scope, whole, again.send)
+    assert len(again.answer[0]['more']) == 900
+
+  asyncio.run(main())
+
+
 class CountingList(list):
   """Counts what is looked at."""
 
@@ -165,7 +195,7 @@ def test_outlines_that_cannot_be(body):
 
 @pytest.mark.parametrize('most', [3, 10, 50])
 def test_without_a_wish_there_are_as_many_labels_as_may_be(most):
-  limits = Limits(1000, 4, 100, most)
+  limits = Limits(1000, 4, 100, most, 2000)
   assert limits.top_k(None) == min(10, most)
   assert limits.top_k(most) == most
   with pytest.raises(Refused):
