@@ -27,7 +27,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from lmtx_jax.interrupts import deferred, raise_when_preempted
-from lmtx_jax.rendezvous import meet
+from lmtx_jax.rendezvous import cluster, meet
 from lmtx_jax.types import UserError
 
 T = TypeVar('T')
@@ -82,26 +82,36 @@ def join(
 
 def _join_cluster(timeout_s: int) -> bool:
   """Joins where the surroundings tell who the others are."""
-  environ = os.environ
+  environ, ids = os.environ, None
   if 'SLURM_STEP_NODELIST' in environ:  # not so in an interactive allocation
     # JAX takes one GPU a task, also where a task is alone on its node.
     alone = environ.get('SLURM_STEP_NUM_NODES') == environ.get('SLURM_NTASKS')
     gpus = int(environ.get('SLURM_GPUS_ON_NODE', '0'))
     ids = list(range(gpus)) if alone and gpus else None
-    jax.distributed.initialize(
-      local_device_ids=ids, initialization_timeout=timeout_s
-    )
-    return True
-  if not (glob.glob('/dev/accel*') or glob.glob('/dev/vfio/[0-9]*')):
-    return False
-  if not importlib.util.find_spec('libtpu'):
+  elif not _has_tpu():
     return False
   try:
-    jax.distributed.initialize(initialization_timeout=timeout_s)
+    address, num_processes, process_id, ids = cluster(ids, timeout_s)
+    if address:
+      meet(address, num_processes, process_id, timeout_s, flag='')
+    jax.distributed.initialize(
+      address,
+      num_processes,
+      process_id,
+      local_device_ids=ids,
+      initialization_timeout=timeout_s,
+    )
   except ValueError as e:  # a TPU, but none of a pod
+    if 'SLURM_STEP_NODELIST' in environ:
+      raise
     logging.info('no other TPU hosts: %s', e)
     return False
   return True
+
+
+def _has_tpu() -> bool:
+  devices = glob.glob('/dev/accel*') or glob.glob('/dev/vfio/[0-9]*')
+  return bool(devices and importlib.util.find_spec('libtpu'))
 
 
 def index() -> int:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from run_fixtures import on_devices, read_jsonl, spawn
 
-from lmtx_jax import processes
+from lmtx_jax import processes, rendezvous
 from lmtx_jax.files import read_arrays
 
 FLAGS = (  # few steps: one of two processes costs a tenth of a second or more
@@ -264,7 +264,7 @@ def test_shares_cover_all_rows(monkeypatch):
 
 SLURM_TASK = """
 import numpy as np
-from lmtx_jax import processes
+from lmtx_jax import processes, rendezvous
 processes.join('', 1, 0, 60)
 print(processes.lead(lambda: [processes.count(), processes.index()]))
 numbers, none = processes.lead_arrays(lambda: [
@@ -276,14 +276,15 @@ processes.leave()
 """
 
 
-def test_a_slurm_step_needs_no_address():
-  started = [
+def start_slurm(task, ids, job_id=None) -> list:
+  """Starts some of the two tasks of a job step."""
+  return [
     subprocess.Popen(
-      [sys.executable, '-c', SLURM_TASK],
+      [sys.executable, '-c', task],
       env={
         **os.environ,
         'JAX_PLATFORMS': 'cpu',
-        'SLURM_JOB_ID': str(os.getpid()),
+        'SLURM_JOB_ID': str(job_id or os.getpid()),
         'SLURM_STEP_NODELIST': 'localhost',
         'SLURM_STEP_NUM_NODES': '2',
         'SLURM_NTASKS': '2',
@@ -295,9 +296,40 @@ def test_a_slurm_step_needs_no_address():
       stderr=subprocess.PIPE,
       text=True,
     )
-    for i in range(2)
+    for i in ids
   ]
-  for code, out, err in finish(started):
+
+
+def test_a_slurm_step_needs_no_address():
+  for code, out, err in finish(start_slurm(SLURM_TASK, (0, 1))):
     assert code == 0, err
     assert '[2, 0]' in out
     assert f'[[1, {2**40 + 1}]] int64 [] int8' in out
+
+
+SLURM_MAIN = """
+from lmtx_jax import cli, processes
+def command(values):
+  processes.join('', 1, 0, 3)
+cli.run(command, (), 'joins', ['x'], on_failure=processes.abandon)
+"""
+
+
+@pytest.mark.parametrize(
+  ('there', 'told'),
+  [
+    (0, 'error: of 2 processes, 1 did not join within 3 s'),
+    (1, 'error: process 0 was not found at localhost:'),
+  ],
+)
+def test_a_slurm_task_that_does_not_come_is_named(there, told):
+  (end,) = finish(start_slurm(SLURM_MAIN, (there,), os.getpid() + 1 + there))
+  code, _, err = end
+  assert code == 1, err
+  assert err.splitlines()[-1].startswith(told)
+  assert 'Traceback' not in err and 'Check failure' not in err
+
+
+def test_a_jax_without_its_cluster_detection_starts_alone(monkeypatch):
+  monkeypatch.delattr('jax._src.clusters.ClusterEnv')
+  assert rendezvous.cluster([0, 1], 1) == (None, None, None, [0, 1])
