@@ -60,6 +60,7 @@ def main(values: flags.FlagValues) -> None:
     environ = jax_environ(config.teacher, config.llm)
   devices.setup(config.source.data_cache, environ)
   join_processes(config)
+  check_batch_sizes(config)  # now, not after the data and the LLM are ready
   dataset = processes.lead_first(lambda: load_dataset(config.source))
   check_processes(config, dataset)
   run = RunDir(config.run.run_dir or os.path.join('runs', dataset.name))
@@ -141,7 +142,6 @@ def open_stages(
   llm: Teacher | Generator | None,
 ) -> Stages:
   """Everything that the cycles work with; a wrong flag fails here."""
-  check_batch_sizes(config)
   drawn = inputs_lib.draw_documents(dataset, config)
   pretrained = load_encoder(config, drawn[0], dataset.labels, run)
   if config.method.training_head:
