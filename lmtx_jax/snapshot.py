@@ -95,6 +95,8 @@ class Snapshot:
     """An artifact, for timings decide: chosen once for all processes."""
     inputs = self.inputs
     documents = (inputs.train, inputs.dev, inputs.test)
+    shards = self.config.shortlist.shortlist_shards
+    parts = num_parts(num_labels, dim, shards)
     return self.run.once(
       self.run.cycle_file(self.cycle, 'index.json'),
       lambda: choose_index(
@@ -102,6 +104,7 @@ class Snapshot:
         num_labels,
         dim,
         sum(len(part.corpus) for part in documents) // processes.count(),
+        min(parts, processes.count()),
       ),
       write_json,
       read_json,

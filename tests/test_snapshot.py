@@ -1,5 +1,6 @@
 """What a snapshot makes of its labels, and how that fails."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import jax
@@ -63,11 +64,20 @@ def test_a_search_that_needs_too_much_says_what_to_turn(made, monkeypatch):
     made.tag(documents, 5, 0, 'test')
 
 
-def test_several_processes_share_the_work_of_an_index(made, monkeypatch):
-  """Queries and parts, but never more than there are parts."""
+@pytest.mark.parametrize(('shards', 'builders'), [(0, 1), (3, 3), (9, 4)])
+def test_several_processes_share_the_work_of_an_index(
+  made, monkeypatch, shards, builders
+):
+  """Queries and parts, but a part is built by one."""
   asked = []
+  part = dataclasses.replace(made.config.shortlist, shortlist_shards=shards)
+  config = dataclasses.replace(made.config, shortlist=part)
+  made = dataclasses.replace(made, config=config)
+  made.__dict__['label_embeddings'] = np.zeros((40, 8), np.float32)
+  monkeypatch.setattr(snapshot.processes, 'count', lambda: 4)
+  monkeypatch.setattr(made.run, 'once', lambda path, make, *_, **__: make())
   monkeypatch.setattr(
     snapshot, 'choose_index', lambda *args: asked.append(args) or 'exact'
   )
   assert isinstance(made.index, mips.ExactIndex)
-  assert asked[0][1:4] == (40, 8, 120)
+  assert asked[0][1:] == (40, 8, 30, builders)
