@@ -288,7 +288,10 @@ def abandon(message: str, code: int) -> None:
       _exit(_told[0]['code'])
     _print(message, code)
     if client.key_value_increment(f'{_FAILED}/number', 1) == 1:
-      said = {'message': f'process {index()}: {message}', 'code': code}
+      mine = f'process {index()}'
+      if not message.startswith(f'{mine} '):
+        message = f'{mine}: {message}'
+      said = {'process': index(), 'message': message, 'code': code}
       client.key_value_set(_FAILED, json.dumps(said))
     if is_lead():
       time.sleep(3 * _POLL_S)  # it is the one whom the others ask
@@ -309,7 +312,7 @@ def _watch() -> None:
     if said is None:
       continue
     said = json.loads(said)
-    if said['message'].startswith(f'process {index()}:'):
+    if said['process'] == index():
       return
     if _is_leaving.is_set():
       return

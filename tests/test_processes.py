@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import shutil
 import signal
 import socket
 import sqlite3
@@ -33,7 +35,7 @@ def free_port() -> int:
     return server.getsockname()[1]
 
 
-def start(*flags, num=2, devices=4, port=None, ids=None) -> list:
+def start(*flags, num=2, devices=4, port=None, ids=None, **kwargs) -> list:
   """Starts the processes of one run."""
   port = port or free_port()
   return [
@@ -44,6 +46,7 @@ def start(*flags, num=2, devices=4, port=None, ids=None) -> list:
       f'--num_processes={num}',
       f'--process_id={i}',
       env=on_devices(devices),
+      **kwargs,
     )
     for i in (range(num) if ids is None else ids)
   ]
@@ -219,6 +222,36 @@ def test_hosts_that_disagree(tiny, flag, tmp_path):
     assert code == 1 and 'bundle' not in out
     errors = [x for x in err.splitlines() if x.startswith('error: ')]
     assert len(errors) == 1 and told in errors[0]
+    assert 'Traceback' not in err and 'Check failure' not in err
+  assert not run.exists()
+
+
+@pytest.mark.parametrize('what', ['dataset', 'version'])
+def test_hosts_that_see_other_things(tiny, what, data_dir, tmp_path):
+  """Data of the same name with one more label, or code that was changed."""
+  run, port, other, kwargs = tmp_path / 'run', free_port(), (), {}
+  if what == 'dataset':
+    folder = shutil.copytree(data_dir, tmp_path / data_dir.name)
+    with open(folder / 'lbl.json', 'a') as f:
+      f.write('{"uid": "new", "title": "new", "content": ""}\n')
+    other = (f'--data_dir={folder}',)
+  else:
+    shutil.copytree(
+      pathlib.Path(processes.__file__).parent, tmp_path / 'lmtx_jax'
+    )
+    with open(tmp_path / 'lmtx_jax' / 'types.py', 'a') as f:
+      f.write('# changed\n')
+    kwargs = {'cwd': tmp_path}
+  flags = (*tiny, *FLAGS, f'--run_dir={run}')
+  started = [
+    *start(*flags, port=port, ids=(0,)),
+    *start(*flags, *other, port=port, ids=(1,), **kwargs),
+  ]
+  key = 'sources' if what == 'version' else data_dir.name
+  for code, out, err in finish(started):
+    assert code == 1 and 'bundle' not in out
+    (error,) = [x for x in err.splitlines() if x.startswith('error: ')]
+    assert error.startswith(f'error: process 1 has another {what}: {key}=')
     assert 'Traceback' not in err and 'Check failure' not in err
   assert not run.exists()
 
