@@ -182,7 +182,9 @@ def run(
   raise_when_preempted()
   try:
     command(values)
-  except (UserError, KeyboardInterrupt, Preempted, OSError) as e:
+  except (
+    *(UserError, KeyboardInterrupt, Preempted, OSError, MemoryError),
+  ) as e:
     message, code = _explain(e, argv)
     if isinstance(e, Preempted):
       code = exit_terminated
@@ -202,6 +204,10 @@ def _explain(error: BaseException, argv: Sequence[str]) -> tuple[str, int]:
       f'{by}; nothing that was done is lost. The same command goes on: {again}',
       code,
     )
+  if isinstance(error, MemoryError):
+    said = ' '.join(str(error).split())[:120]
+    told = f'out of memory{f": {said}" if said else ""}'
+    return f'{told}; what was done is kept', EXIT_FAILED
   if not isinstance(error, OSError):
     return str(error), EXIT_FAILED
   if error.errno is None:

@@ -16,6 +16,7 @@ from lmtx_jax.data.corpus import (
   document_texts,
   label_texts,
 )
+from lmtx_jax.data.digests import keep_digests
 from lmtx_jax.data.tokens import Tokens, TokenView, tokenize
 from lmtx_jax.types import UserError
 
@@ -148,6 +149,7 @@ def load_inputs(
     config,
   )
   texts = label_texts(dataset.labels, config.text)
+  keep_digests(texts, config.text.label_text, cache)
   _, first, inverse = np.unique(
     texts.digests, return_index=True, return_inverse=True
   )

@@ -15,9 +15,8 @@ import itertools
 import os
 
 from absl import flags, logging
-import jax
 
-from lmtx_jax import __version__, bundle, cli, devices, planned, processes
+from lmtx_jax import bundle, cli, devices, planned, processes
 from lmtx_jax import inputs as inputs_lib
 from lmtx_jax.baselines.icxml_run import icxml
 from lmtx_jax.baselines.self_supervised import self_supervised
@@ -49,6 +48,7 @@ from lmtx_jax.teacher.teacher import (
   make_teacher,
 )
 from lmtx_jax.types import UserError
+from lmtx_jax.versions import versions
 
 
 def main(values: flags.FlagValues) -> None:
@@ -60,6 +60,7 @@ def main(values: flags.FlagValues) -> None:
     environ = jax_environ(config.teacher, config.llm)
   devices.setup(config.source.data_cache, environ)
   join_processes(config)
+  check_batch_sizes(config)  # now, not after the data and the LLM are ready
   dataset = processes.lead_first(lambda: load_dataset(config.source))
   check_processes(config, dataset)
   run = RunDir(config.run.run_dir or os.path.join('runs', dataset.name))
@@ -122,8 +123,7 @@ def join_processes(config: Config) -> None:
 
 def check_processes(config: Config, dataset: Dataset) -> None:
   """Raises a UserError where processes are told or see different things."""
-  versions = {'lmtx_jax': __version__, 'jax': jax.__version__}
-  processes.check_same('version', versions)
+  processes.check_same('version', versions())
   # Some flags change no result, but how the processes work together.
   together = ('encode_batch_tokens', 'grad_cache_chunk', 'checkpoint_steps')
   flags = all_flags(config.parts)
@@ -141,7 +141,6 @@ def open_stages(
   llm: Teacher | Generator | None,
 ) -> Stages:
   """Everything that the cycles work with; a wrong flag fails here."""
-  check_batch_sizes(config)
   drawn = inputs_lib.draw_documents(dataset, config)
   pretrained = load_encoder(config, drawn[0], dataset.labels, run)
   if config.method.training_head:

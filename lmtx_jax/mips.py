@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import time
 from typing import Protocol
 
@@ -12,6 +11,7 @@ import jax
 import numpy as np
 
 from lmtx_jax.exact_index import ExactIndex
+from lmtx_jax.host import num_cores
 from lmtx_jax.scann_index import BRUTE_FORCE_BELOW, ScannIndex, is_installed
 
 __all__ = ['ExactIndex', 'MipsIndex', 'ScannIndex', 'choose_index']
@@ -44,7 +44,11 @@ class MipsIndex(Protocol):
 
 
 def choose_index(
-  kind: str, num_labels: int = 0, dim: int = 0, num_queries: int = 0
+  kind: str,
+  num_labels: int = 0,
+  dim: int = 0,
+  num_queries: int = 0,
+  num_builders: int = 1,
 ) -> str:
   """Resolves 'auto' to 'scann' or 'exact'.
 
@@ -56,7 +60,8 @@ def choose_index(
     kind: 'auto', 'scann' or 'exact'; the latter two are taken as they are.
     num_labels: labels to index.
     dim: of their embeddings.
-    num_queries: queries that will be looked up before the labels change.
+    num_queries: queries that will be looked up here before the labels change.
+    num_builders: processes that build the parts of ScaNN's index together.
   """
   if kind != 'auto':
     return kind
@@ -67,15 +72,17 @@ def choose_index(
     on_cpu = not num_labels or jax.default_backend() == 'cpu'
     return 'scann' if on_cpu else 'exact'
   exact = num_queries * num_labels / _exact_rate(dim)
-  scann = _scann_seconds(num_labels, dim, num_queries)
+  scann = _scann_seconds(num_labels, dim, num_queries, num_builders)
   logging.info('index: exact search %.1f s, ScaNN %.1f s', exact, scann)
   return 'exact' if exact <= scann else 'scann'
 
 
-def _scann_seconds(num_labels: int, dim: int, num_queries: int) -> float:
+def _scann_seconds(
+  num_labels: int, dim: int, num_queries: int, num_builders: int
+) -> float:
   """What building and searching ScaNN's index takes here, about."""
-  cpu_s = _BUILD_CPU_S + _QUERY_CPU_S * num_queries
-  return num_labels * dim * cpu_s / os.cpu_count()
+  cpu_s = _BUILD_CPU_S / num_builders + _QUERY_CPU_S * num_queries
+  return num_labels * dim * cpu_s / num_cores()
 
 
 @functools.lru_cache(maxsize=4)

@@ -27,7 +27,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from lmtx_jax.interrupts import deferred, raise_when_preempted
-from lmtx_jax.rendezvous import meet
+from lmtx_jax.rendezvous import cluster, meet
 from lmtx_jax.types import UserError
 
 T = TypeVar('T')
@@ -82,26 +82,36 @@ def join(
 
 def _join_cluster(timeout_s: int) -> bool:
   """Joins where the surroundings tell who the others are."""
-  environ = os.environ
+  environ, ids = os.environ, None
   if 'SLURM_STEP_NODELIST' in environ:  # not so in an interactive allocation
     # JAX takes one GPU a task, also where a task is alone on its node.
     alone = environ.get('SLURM_STEP_NUM_NODES') == environ.get('SLURM_NTASKS')
     gpus = int(environ.get('SLURM_GPUS_ON_NODE', '0'))
     ids = list(range(gpus)) if alone and gpus else None
-    jax.distributed.initialize(
-      local_device_ids=ids, initialization_timeout=timeout_s
-    )
-    return True
-  if not (glob.glob('/dev/accel*') or glob.glob('/dev/vfio/[0-9]*')):
-    return False
-  if not importlib.util.find_spec('libtpu'):
+  elif not _has_tpu():
     return False
   try:
-    jax.distributed.initialize(initialization_timeout=timeout_s)
+    address, num_processes, process_id, ids = cluster(ids, timeout_s)
+    if address:
+      meet(address, num_processes, process_id, timeout_s, flag='')
+    jax.distributed.initialize(
+      address,
+      num_processes,
+      process_id,
+      local_device_ids=ids,
+      initialization_timeout=timeout_s,
+    )
   except ValueError as e:  # a TPU, but none of a pod
+    if 'SLURM_STEP_NODELIST' in environ:
+      raise
     logging.info('no other TPU hosts: %s', e)
     return False
   return True
+
+
+def _has_tpu() -> bool:
+  devices = glob.glob('/dev/accel*') or glob.glob('/dev/vfio/[0-9]*')
+  return bool(devices and importlib.util.find_spec('libtpu'))
 
 
 def index() -> int:
@@ -278,7 +288,10 @@ def abandon(message: str, code: int) -> None:
       _exit(_told[0]['code'])
     _print(message, code)
     if client.key_value_increment(f'{_FAILED}/number', 1) == 1:
-      said = {'message': f'process {index()}: {message}', 'code': code}
+      mine = f'process {index()}'
+      if not message.startswith(f'{mine} '):
+        message = f'{mine}: {message}'
+      said = {'process': index(), 'message': message, 'code': code}
       client.key_value_set(_FAILED, json.dumps(said))
     if is_lead():
       time.sleep(3 * _POLL_S)  # it is the one whom the others ask
@@ -299,7 +312,7 @@ def _watch() -> None:
     if said is None:
       continue
     said = json.loads(said)
-    if said['message'].startswith(f'process {index()}:'):
+    if said['process'] == index():
       return
     if _is_leaving.is_set():
       return

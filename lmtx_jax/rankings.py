@@ -7,6 +7,7 @@ import functools
 import numpy as np
 import scipy.sparse as sp
 
+from lmtx_jax import devices
 from lmtx_jax.config import Config
 from lmtx_jax.exact_index import ExactIndex
 from lmtx_jax.files import read_arrays, write_arrays
@@ -15,7 +16,7 @@ from lmtx_jax.inputs import Inputs
 from lmtx_jax.lexical_index import LexicalIndex
 from lmtx_jax.run_dir import RunDir
 from lmtx_jax.shortlist import make_shortlist
-from lmtx_jax.snapshot import Snapshot
+from lmtx_jax.snapshot import INDEX_ADVICE, Snapshot
 from lmtx_jax.types import Ragged, Shortlist
 
 _START = -1  # words are the same in every cycle
@@ -65,7 +66,8 @@ class Rankings:
   def dense(self, snapshot: Snapshot, k: int) -> Shortlist:
     """Top-k labels of each training document, by inner product."""
     embeddings, index = self.doc_embeddings(snapshot), snapshot.index
-    with self._run.timed(snapshot.cycle, 'shortlist'):
+    timed = self._run.timed(snapshot.cycle, 'shortlist')
+    with devices.memory_advice(INDEX_ADVICE), timed:
       return make_shortlist(index, embeddings, self._filters, k, 'shortlist')
 
   def lexical(self, k: int) -> Shortlist:
@@ -111,7 +113,8 @@ class Rankings:
       none = np.zeros((num_docs, 0), np.int32)
       return Shortlist(none, none.astype(np.float32))
     own = Ragged(np.arange(num_docs, dtype=np.int32), np.arange(num_docs + 1))
-    with self._run.timed(snapshot.cycle, 'shortlist'):
+    timed = self._run.timed(snapshot.cycle, 'shortlist')
+    with devices.memory_advice('set --neighbours=0'), timed:
       return make_shortlist(
         ExactIndex(embeddings), embeddings, own, k, 'neighbours'
       )

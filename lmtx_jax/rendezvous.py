@@ -9,15 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 import contextlib
 import json
+import os
 import socket
 import time
+
+from absl import logging
 
 from lmtx_jax.types import UserError
 
 _RETRY_S = 0.2
 
 
-def meet(address: str, num_processes: int, process_id: int, timeout_s: int):
+def meet(
+  address: str,
+  num_processes: int,
+  process_id: int,
+  timeout_s: int,
+  flag: str = '--coordinator_address=',
+) -> None:
   """Returns when all processes have come.
 
   Args:
@@ -25,6 +34,7 @@ def meet(address: str, num_processes: int, process_id: int, timeout_s: int):
     num_processes: how many are to come.
     process_id: which of them this is.
     timeout_s: how long to wait, in seconds.
+    flag: what messages put before the address; empty where no flag gave it.
 
   Raises:
     UserError: the address is none, a process did not come in time, or two
@@ -32,7 +42,7 @@ def meet(address: str, num_processes: int, process_id: int, timeout_s: int):
   """
   host, _, port = address.rpartition(':')
   if not host or not port.isdigit():
-    raise UserError(f'--coordinator_address={address} is not HOST:PORT')
+    raise UserError(f'{flag}{address} is not HOST:PORT')
   if not 0 <= process_id < num_processes:
     raise UserError(
       f'--process_id={process_id} is not one of --num_processes='
@@ -42,22 +52,53 @@ def meet(address: str, num_processes: int, process_id: int, timeout_s: int):
   if num_processes == 1:
     return
   if process_id == 0:
-    _lead(int(port), num_processes, timeout_s, deadline)
+    _lead(int(port), num_processes, timeout_s, deadline, flag)
   else:
-    _follow(host, int(port), num_processes, process_id, timeout_s, deadline)
+    place = f'{flag}{address}'
+    _follow(place, num_processes, process_id, timeout_s, deadline)
+
+
+def cluster(
+  ids: list[int] | None, timeout_s: int
+) -> tuple[str | None, int | None, int | None, list[int] | None]:
+  """What JAX would find out by itself, to meet before it starts.
+
+  It has no public name: where a version of JAX has it no more, nothing is
+  found here, and JAX starts without a meeting.
+
+  Args:
+    ids: of the local devices to use; None: as JAX chooses.
+    timeout_s: how long the name of process 0's host may be unknown.
+
+  Returns:
+    host:port of process 0, number of processes, this one's, and device ids.
+  """
+  try:
+    from jax._src import clusters
+
+    find = clusters.ClusterEnv.auto_detect_unset_distributed_params
+    address = os.environ.get('JAX_COORDINATOR_ADDRESS')
+    return find(address, None, None, ids, None, timeout_s)
+  except (ImportError, AttributeError, TypeError) as e:
+    logging.info('JAX finds the other processes alone: %s', e)
+    return None, None, None, ids
+  except RuntimeError as e:  # of a TPU pod: nobody knows the host
+    raise UserError(
+      f'process 0 was not found within {timeout_s} s: {e}; see --join_timeout_s'
+    ) from e
 
 
 def _lead(
-  port: int, num_processes: int, timeout_s: int, deadline: float
+  port: int, num_processes: int, timeout_s: int, deadline: float, flag: str
 ) -> None:
   """Waits for everybody, then tells them to go on, or what is wrong."""
   with contextlib.ExitStack() as stack:
     try:
       server = stack.enter_context(socket.create_server(('', port)))
     except OSError as e:
+      hint = flag.rstrip('=') or 'JAX_COORDINATOR_PORT sets another'
       raise UserError(
-        f'--coordinator_address: port {port} cannot be listened at: '
-        f'{e.strerror}'
+        f'port {port} cannot be listened at: {e.strerror} ({hint})'
       ) from e
     streams = {}
     error = ''
@@ -104,14 +145,14 @@ def _visitors(
 
 
 def _follow(
-  host: str,
-  port: int,
+  place: str,
   num_processes: int,
   process_id: int,
   timeout_s: int,
   deadline: float,
 ) -> None:
   """Tells process 0 that this one is there, and waits for its word."""
+  host, _, port = place.rpartition('=')[2].rpartition(':')
   mine = {'process_id': process_id, 'num_processes': num_processes}
   while time.monotonic() < deadline:
     try:
@@ -129,8 +170,8 @@ def _follow(
       return
     time.sleep(_RETRY_S)  # it went away in mid-sentence
   raise UserError(
-    f'process 0 was not found at --coordinator_address={host}:{port} within'
-    f' {timeout_s} s'
+    f'process 0 was not found at {place} within {timeout_s} s; see its log, and'
+    ' --join_timeout_s'
   )
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from lmtx_jax.best_labels import merge
 from lmtx_jax.embeddings import as_float32
 from lmtx_jax.files import read_json, staged, write_json
+from lmtx_jax.host import memory_bytes, num_cores
 from lmtx_jax.types import UserError
 
 # Measured by tests/benchmarks/shortlist.py, 30k to 320k labels of 768
@@ -129,13 +130,13 @@ class ScannIndex:
       folder: of the index.
       num_labels: how many labels it must have.
       memory: bytes that parts may hold; where all of them are more, each is
-        opened anew for each search. Half of the machine's by default.
+        opened anew for each search. Half of what there is by default.
 
     Raises:
       UserError: something is missing or damaged.
     """
     if memory is None:
-      memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2
+      memory = memory_bytes() // 2
     if os.path.exists(os.path.join(folder, _ASSETS)):
       count = 1  # the layout of bundles of format 1
       paths = [folder]
@@ -259,7 +260,7 @@ def _build(embeddings: np.ndarray) -> Any:
     return builder.score_brute_force(exact).build()
   dims = _DIMS_PER_BLOCK if embeddings.shape[1] >= _FEW_DIMS else 2
   return (
-    builder.set_n_training_threads(os.cpu_count())
+    builder.set_n_training_threads(num_cores())
     .score_ah(dims, training_sample_size=min(n, _TRAINING_SAMPLE))
     .reorder(_REORDER, exact)
     .build()

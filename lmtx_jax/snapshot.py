@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lmtx_jax import processes
+from lmtx_jax import devices, processes
 from lmtx_jax.config import Config
 from lmtx_jax.encode import Encoder
 from lmtx_jax.files import read_json, write_json
@@ -20,6 +20,11 @@ from lmtx_jax.run_dir import RunDir
 from lmtx_jax.scann_index import is_whole, num_parts, seal, write_part
 from lmtx_jax.shortlist import tag_documents
 from lmtx_jax.types import Shortlist
+
+INDEX_ADVICE = (
+  'in another --run_dir, raise --shortlist_shards, or take --index=scann or'
+  ' --embedding_dtype=bfloat16'
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,17 +83,20 @@ class Snapshot:
   def index(self) -> MipsIndex:
     """Of the label embeddings."""
     embeddings = self.label_embeddings
-    if self._index_kind(*embeddings.shape) == 'exact':
-      return ExactIndex(embeddings)
-    folder = self.run.cycle_file(self.cycle, 'scann')
-    with self.run.timed(self.cycle, 'index'):
-      self._write_index(folder, embeddings)
-    return ScannIndex.load(folder, len(embeddings))
+    with devices.memory_advice(INDEX_ADVICE):
+      if self._index_kind(*embeddings.shape) == 'exact':
+        return ExactIndex(embeddings)
+      folder = self.run.cycle_file(self.cycle, 'scann')
+      with self.run.timed(self.cycle, 'index'):
+        self._write_index(folder, embeddings)
+      return ScannIndex.load(folder, len(embeddings))
 
   def _index_kind(self, num_labels: int, dim: int) -> str:
     """An artifact, for timings decide: chosen once for all processes."""
     inputs = self.inputs
     documents = (inputs.train, inputs.dev, inputs.test)
+    shards = self.config.shortlist.shortlist_shards
+    parts = num_parts(num_labels, dim, shards)
     return self.run.once(
       self.run.cycle_file(self.cycle, 'index.json'),
       lambda: choose_index(
@@ -96,6 +104,7 @@ class Snapshot:
         num_labels,
         dim,
         sum(len(part.corpus) for part in documents) // processes.count(),
+        min(parts, processes.count()),
       ),
       write_json,
       read_json,
@@ -134,7 +143,7 @@ class Snapshot:
     encoder, index = self.encoder, self.index  # have seconds of their own
     filters, desc = documents.corpus.filters, f'tag {stage}'
     about_documents = (self.inputs.doc_widths, filters, k, desc)
-    with self.run.timed(cycle, stage):
+    with devices.memory_advice(INDEX_ADVICE), self.run.timed(cycle, stage):
       if fused is None:
         return tag_documents(encoder, index, documents.inputs, *about_documents)
       return fused.tag_documents(

@@ -112,11 +112,10 @@ def spawn(name: str, *argv: str, **kwargs) -> subprocess.Popen:
   """Starts a command as a user does, from the root of the repository."""
   return subprocess.Popen(
     [sys.executable, '-m', f'lmtx_jax.{name}', *map(str, argv)],
-    cwd=pathlib.Path(__file__).parent.parent,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
-    **kwargs,
+    **{'cwd': pathlib.Path(__file__).parent.parent, **kwargs},
   )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import re
 
+import numpy as np
 import pytest
 from run_fixtures import spawn
 
@@ -120,6 +121,15 @@ class TestRun:
     code, err = fail(command, capsys)
     assert code == 130
     assert "'--word=two words'" in err  # can be pasted into a shell
+    assert err.count('\n') == 1
+
+  def test_no_memory_left_is_one_line(self, capsys):
+    def command(values):
+      np.empty(2**60, np.uint8)
+
+    code, err = fail(command, capsys)
+    assert code == 1
+    assert err.startswith('error: out of memory: Unable to allocate 1.00 EiB')
     assert err.count('\n') == 1
 
   def test_a_bug_is_not_hidden(self):

@@ -1,5 +1,7 @@
 """Which documents a run draws, and which labels share a text."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from run_fixtures import made_corpus, write_corpus
@@ -124,5 +126,10 @@ def test_labels_of_equal_text_share_a_key(
   tokenizer = train_word_piece(['abc'], 300)
   inputs = load_inputs(dataset, drawn, tokenizer, config)
   assert inputs.label_key[:5].tolist() == expected
+  # Another start reads no label text.
+  no_source = dataclasses.replace(dataset.labels, source=None)
+  dataset = dataclasses.replace(dataset, labels=no_source)
+  again = load_inputs(dataset, drawn, tokenizer, config)
+  assert again.label_key.tolist() == inputs.label_key.tolist()
   assert inputs.label_key[5:].tolist() == list(range(5, 24))
   assert inputs.label_key.dtype == np.int32

@@ -12,7 +12,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'lmtx_jax'
 # A module may import from the lines above its own, and from its own line. Of a
 # folder, all modules stand together.
 LAYERS = [
-  ['types', 'interrupts'],
+  ['types', 'interrupts', 'versions', 'host'],
   ['cli', 'rendezvous'],
   ['processes'],
   ['llm_config', 'baseline_config', 'plan_config'],

@@ -28,6 +28,7 @@ from run_fixtures import (
 )
 import safetensors.numpy
 
+from lmtx_jax import devices, main
 from lmtx_jax.config import SourceConfig, TextConfig
 from lmtx_jax.data.builders import load_dataset
 from lmtx_jax.data.corpus import document_texts, label_texts
@@ -564,3 +565,14 @@ def test_killed_and_resumed(tiny, tmp_path, capsys, monkeypatch):
   )
   assert code == 0, capsys.readouterr().out
   assert '3 kills' in capsys.readouterr().out
+
+
+def test_a_batch_that_cannot_be_split_fails_first(tiny, tmp_path, monkeypatch):
+  monkeypatch.setattr(devices, 'total', lambda: 3)
+  monkeypatch.setattr(main, 'load_dataset', lambda source: pytest.fail('late'))
+  run = tmp_path / 'run'
+  flags = (*tiny, '--teacher=oracle', '--batch_size=16')
+  result = call('main', *flags, f'--run_dir={run}')
+  assert result.code == 1
+  assert '--batch_size=16 cannot be split over 3 devices' in result.error
+  assert not run.exists()

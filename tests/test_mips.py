@@ -46,9 +46,18 @@ def test_auto_is_the_quicker_one(
   installed, monkeypatch, pairs_per_s, num_queries, expected
 ):
   installed(True)
-  monkeypatch.setattr(mips.os, 'cpu_count', lambda: 2)
+  monkeypatch.setattr(mips, 'num_cores', lambda: 2)
   monkeypatch.setattr(mips, '_exact_rate', lambda dim: pairs_per_s)
   assert mips.choose_index('auto', 320_000, 768, num_queries) == expected
+
+
+def test_processes_that_share_the_build_make_it_cheaper(installed, monkeypatch):
+  installed(True)
+  monkeypatch.setattr(mips, 'num_cores', lambda: 2)
+  monkeypatch.setattr(mips, '_exact_rate', lambda dim: 3e8)
+  sizes = ('auto', 4_000_000, 768, 4_000)
+  assert mips.choose_index(*sizes) == 'exact'  # 53 s, not 70 or 49
+  assert mips.choose_index(*sizes, num_builders=8) == 'scann'
 
 
 @pytest.mark.parametrize(

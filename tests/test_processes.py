@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import shutil
 import signal
 import socket
 import sqlite3
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 from run_fixtures import on_devices, read_jsonl, spawn
 
-from lmtx_jax import processes
+from lmtx_jax import processes, rendezvous
 from lmtx_jax.files import read_arrays
 
 FLAGS = (  # few steps: one of two processes costs a tenth of a second or more
@@ -33,7 +35,7 @@ def free_port() -> int:
     return server.getsockname()[1]
 
 
-def start(*flags, num=2, devices=4, port=None, ids=None) -> list:
+def start(*flags, num=2, devices=4, port=None, ids=None, **kwargs) -> list:
   """Starts the processes of one run."""
   port = port or free_port()
   return [
@@ -44,6 +46,7 @@ def start(*flags, num=2, devices=4, port=None, ids=None) -> list:
       f'--num_processes={num}',
       f'--process_id={i}',
       env=on_devices(devices),
+      **kwargs,
     )
     for i in (range(num) if ids is None else ids)
   ]
@@ -223,6 +226,36 @@ def test_hosts_that_disagree(tiny, flag, tmp_path):
   assert not run.exists()
 
 
+@pytest.mark.parametrize('what', ['dataset', 'version'])
+def test_hosts_that_see_other_things(tiny, what, data_dir, tmp_path):
+  """Data of the same name with one more label, or code that was changed."""
+  run, port, other, kwargs = tmp_path / 'run', free_port(), (), {}
+  if what == 'dataset':
+    folder = shutil.copytree(data_dir, tmp_path / data_dir.name)
+    with open(folder / 'lbl.json', 'a') as f:
+      f.write('{"uid": "new", "title": "new", "content": ""}\n')
+    other = (f'--data_dir={folder}',)
+  else:
+    shutil.copytree(
+      pathlib.Path(processes.__file__).parent, tmp_path / 'lmtx_jax'
+    )
+    with open(tmp_path / 'lmtx_jax' / 'types.py', 'a') as f:
+      f.write('# changed\n')
+    kwargs = {'cwd': tmp_path}
+  flags = (*tiny, *FLAGS, f'--run_dir={run}')
+  started = [
+    *start(*flags, port=port, ids=(0,)),
+    *start(*flags, *other, port=port, ids=(1,), **kwargs),
+  ]
+  key = 'sources' if what == 'version' else data_dir.name
+  for code, out, err in finish(started):
+    assert code == 1 and 'bundle' not in out
+    (error,) = [x for x in err.splitlines() if x.startswith('error: ')]
+    assert error.startswith(f'error: process 1 has another {what}: {key}=')
+    assert 'Traceback' not in err and 'Check failure' not in err
+  assert not run.exists()
+
+
 def test_preempted_saves_and_exits_with_0(tiny, runs, tmp_path):
   run = tmp_path / 'run'
   flags = (*tiny, *FLAGS, '--checkpoint_steps=1000', f'--run_dir={run}')
@@ -264,7 +297,7 @@ def test_shares_cover_all_rows(monkeypatch):
 
 SLURM_TASK = """
 import numpy as np
-from lmtx_jax import processes
+from lmtx_jax import processes, rendezvous
 processes.join('', 1, 0, 60)
 print(processes.lead(lambda: [processes.count(), processes.index()]))
 numbers, none = processes.lead_arrays(lambda: [
@@ -276,14 +309,15 @@ processes.leave()
 """
 
 
-def test_a_slurm_step_needs_no_address():
-  started = [
+def start_slurm(task, ids, job_id=None) -> list:
+  """Starts some of the two tasks of a job step."""
+  return [
     subprocess.Popen(
-      [sys.executable, '-c', SLURM_TASK],
+      [sys.executable, '-c', task],
       env={
         **os.environ,
         'JAX_PLATFORMS': 'cpu',
-        'SLURM_JOB_ID': str(os.getpid()),
+        'SLURM_JOB_ID': str(job_id or os.getpid()),
         'SLURM_STEP_NODELIST': 'localhost',
         'SLURM_STEP_NUM_NODES': '2',
         'SLURM_NTASKS': '2',
@@ -295,9 +329,40 @@ def test_a_slurm_step_needs_no_address():
       stderr=subprocess.PIPE,
       text=True,
     )
-    for i in range(2)
+    for i in ids
   ]
-  for code, out, err in finish(started):
+
+
+def test_a_slurm_step_needs_no_address():
+  for code, out, err in finish(start_slurm(SLURM_TASK, (0, 1))):
     assert code == 0, err
     assert '[2, 0]' in out
     assert f'[[1, {2**40 + 1}]] int64 [] int8' in out
+
+
+SLURM_MAIN = """
+from lmtx_jax import cli, processes
+def command(values):
+  processes.join('', 1, 0, 3)
+cli.run(command, (), 'joins', ['x'], on_failure=processes.abandon)
+"""
+
+
+@pytest.mark.parametrize(
+  ('there', 'told'),
+  [
+    (0, 'error: of 2 processes, 1 did not join within 3 s'),
+    (1, 'error: process 0 was not found at localhost:'),
+  ],
+)
+def test_a_slurm_task_that_does_not_come_is_named(there, told):
+  (end,) = finish(start_slurm(SLURM_MAIN, (there,), os.getpid() + 1 + there))
+  code, _, err = end
+  assert code == 1, err
+  assert err.splitlines()[-1].startswith(told)
+  assert 'Traceback' not in err and 'Check failure' not in err
+
+
+def test_a_jax_without_its_cluster_detection_starts_alone(monkeypatch):
+  monkeypatch.delattr('jax._src.clusters.ClusterEnv')
+  assert rendezvous.cluster([0, 1], 1) == (None, None, None, [0, 1])

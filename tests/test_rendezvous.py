@@ -97,5 +97,8 @@ def test_several_without_an_address():
 def test_the_port_is_in_use():
   with socket.create_server(('', 0)) as server:
     port = server.getsockname()[1]
-    with pytest.raises(UserError, match=f'port {port} cannot be listened at'):
+    told = f'port {port} cannot be listened at'
+    with pytest.raises(UserError, match=f'{told}.*--coordinator_address'):
       meet(f'127.0.0.1:{port}', 2, 0, 1)
+    with pytest.raises(UserError, match=f'{told}.*JAX_COORDINATOR_PORT'):
+      meet(f'127.0.0.1:{port}', 2, 0, 1, flag='')

@@ -29,10 +29,6 @@ from lmtx_jax.train.stopping import Agreement
 from lmtx_jax.types import UserError
 
 _LOG_STEPS = 10
-_ADVICE = (
-  'lower --batch_size (of the warm-up, --warmup_batch_size), or set'
-  ' --grad_cache_chunk'
-)
 
 
 @functools.lru_cache(maxsize=8)
@@ -97,7 +93,7 @@ def fit(
     contextlib.closing(
       Checkpoints(checkpoints_dir, config.checkpoint_steps)
     ) as checkpoints,
-    devices.memory_advice(_ADVICE),
+    devices.memory_advice(_advice(pairs, config)),
   ):
     state, first = checkpoints.restore(state)
     writer.rewind(cycle, first)
@@ -113,6 +109,17 @@ def _check_batch_size(pairs: PairSource, desc: str) -> None:
       f'{desc}: a batch of {pairs.batch_size} does not divide among'
       f' {devices.total()} devices'
     )
+
+
+def _advice(pairs: PairSource, config: FitConfig) -> str:
+  """What helps where memory runs out; first what a run may change."""
+  kept = pairs.batch_size // devices.total()  # documents, on a device
+  kept = min(config.grad_cache_chunk or kept, kept)
+  return (
+    f'the same command goes on with --grad_cache_chunk={max(1, kept // 2)}, or'
+    ' in another --run_dir lower --batch_size (of the warm-up,'
+    ' --warmup_batch_size)'
+  )
 
 
 def _bar(first: int, num_steps: int, desc: str) -> tqdm:

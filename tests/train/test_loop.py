@@ -220,6 +220,7 @@ def test_out_of_memory_says_which_flags_to_turn(error, tmp_path):
     train(tmp_path, KilledAt(make_pairs(), 3, error))
   for flag in ('--batch_size', '--warmup_batch_size', '--grad_cache_chunk'):
     assert flag in str(e.value)
+  assert 'goes on with --grad_cache_chunk=8, or' in str(e.value)
   assert '\n' not in str(e.value)
 
 
