@@ -2,13 +2,14 @@
 
 python -m tests.benchmarks.train_step --model=DIR [--batch_size=64]
     [--doc_tokens=128] [--label_tokens=16] [--rounds=7]
-    [--compute_dtype=float32] [--grad_cache_chunk=0]
+    [--compute_dtype=float32] [--grad_cache_chunk=-1]
 
 The paper's step: same weights, lengths, loss (softmax triplet over the 10
 hardest labels), dropout and optimiser (AdamW without decay). PyTorch runs
 eagerly, as sentence-transformers does, with the model's default attention and
 the fused AdamW; on a GPU where torch finds one, in bfloat16 by autocast. The
-batch lies on the device before the step, for ours as in a run.
+batch lies on the device before the step, for ours as in a run, and unless told
+otherwise ours takes the chunks that a run on this device takes ("chunk").
 
 One JSON line with the median seconds of a step and the ratio; "ours_tflops"
 counts the matrix products, forward and backward.
@@ -23,8 +24,9 @@ from absl import flags
 import numpy as np
 
 from lmtx_jax import cli
+from lmtx_jax.batch_sizes import chunk_size
 from lmtx_jax.cli import flag
-from lmtx_jax.config import TrainConfig, default_cache
+from lmtx_jax.config import TRAINING, Config, TrainConfig, default_cache
 from lmtx_jax.model import pretrained
 from tests.benchmarks.alternate import alternate, medians
 from tests.benchmarks.flops import forward_flops, rate
@@ -45,7 +47,9 @@ class StepConfig:
   compute_dtype: str = flag(
     'float32', 'Of the products.', choices=('float32', 'bfloat16')
   )
-  grad_cache_chunk: int = flag(0, 'Of our step; 0: off.', low=0)
+  grad_cache_chunk: int = flag(
+    -1, 'Of our step; 0: off; -1: as a run takes here.', low=-1
+  )
   peak_tflops: float = flag(0.0, "The device's, to print its share.", low=0)
 
 
@@ -69,6 +73,15 @@ def batch(
   }
 
 
+def chunk_of(config: StepConfig) -> int:
+  """Documents of our step that have activations kept; 0: all."""
+  if config.grad_cache_chunk >= 0:
+    return config.grad_cache_chunk
+  run = Config(*(part() for part in TRAINING))
+  encoder = dataclasses.replace(run.encoder, max_doc_tokens=config.doc_tokens)
+  return chunk_size(dataclasses.replace(run, encoder=encoder))
+
+
 def make_ours(config: StepConfig):
   """Our pmapped step."""
   from lmtx_jax import devices
@@ -89,7 +102,7 @@ def make_ours(config: StepConfig):
     loaded.encoder,
     cycle_loss(_CONFIG),
     optimizer,
-    config.grad_cache_chunk,
+    chunk_of(config),
   )
   state = TrainState(np.int32(0), loaded.params, optimizer.init(loaded.params))
   state = devices.replicate(jax.tree.map(np.asarray, state))
@@ -168,6 +181,7 @@ def main(values: flags.FlagValues) -> None:
   line = {
     'benchmark': 'train_step',
     **dataclasses.asdict(config),
+    'chunk': chunk_of(config),
     'ours_s': round(median['ours'], 4),
     'torch_s': round(median['torch'], 4),
     'torch_ratio': round(median['torch'] / median['ours'], 3),
