@@ -69,7 +69,7 @@ class Snapshot:
   def label_embeddings(self) -> np.ndarray:
     """`[num_labels, dim]` f32 or bf16, memory-mapped."""
     inputs = self.inputs
-    with self.run.timed(self.cycle, 'encode'):
+    with self.run.timed(self.cycle, 'encode_labels'):
       return self.run.once_embeddings(
         self.run.cycle_file(self.cycle, 'label_embeddings.npy'),
         (len(inputs.labels), self.bi_encoder.dim),

@@ -78,7 +78,8 @@ class TestTrained:
         *('asked', 'reused', 'invalid', 'seconds'),
       }
       assert row['test'].keys() == METRICS
-      assert row['seconds'].keys() >= {'encode', 'teach', 'train'}
+      stages = {'encode', 'encode_labels', 'teach', 'train'}
+      assert row['seconds'].keys() >= stages
       assert row['asked'] + row['reused'] + row['invalid'] == row['pairs']
       assert row['yes_rate'] == pytest.approx(
         row['pseudo_labels'] / row['pairs'], abs=1e-6

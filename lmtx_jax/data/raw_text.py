@@ -53,6 +53,9 @@ class RawText:
   map or the labels themselves with `_` for a space: whichever explains more
   of the words of both files. Without a label map the labels
   themselves are the label set, in alphabetical order.
+
+  Each different label is held as a Python object: these are the layouts of
+  small sets, of some ten thousand labels; millions come as `lbl.json`.
   """
 
   def __init__(self, folder: str):

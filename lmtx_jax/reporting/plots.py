@@ -27,6 +27,7 @@ _STAGES = {
   'train': COLOURS[0],
   'teach': COLOURS[1],
   'encode': COLOURS[2],
+  'encode_labels': '#7fc9b5',
   'dev': COLOURS[3],
   'test': COLOURS[4],
   'shortlist': COLOURS[5],

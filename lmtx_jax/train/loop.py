@@ -114,7 +114,9 @@ def _check_batch_size(pairs: PairSource, desc: str) -> None:
 def _advice(pairs: PairSource, config: FitConfig) -> str:
   """What helps where memory runs out; first what a run may change."""
   kept = pairs.batch_size // devices.total()  # documents, on a device
-  kept = min(config.grad_cache_chunk or kept, kept)
+  kept = min(config.chunk.rows or kept, kept)
+  if config.chunk.tokens:
+    kept = 1  # a few as it is
   return (
     f'the same command goes on with --grad_cache_chunk={max(1, kept // 2)}, or'
     ' in another --run_dir lower --batch_size (of the warm-up,'

@@ -2,11 +2,13 @@
 
 python -m tests.benchmarks.all [--quick] [--model=DIR] [--texts=FILE.jsonl[.gz]]
     [--labels=FILE.jsonl[.gz]] [--data_dir=DIR] [--max_tokens=128]
-    [--compute_dtype=float32] [--peak_tflops=0] [--points=30000,320000]
+    [--compute_dtype=float32] [--peak_tflops=0] [--points=30000,320000,500000]
 
 What is timed, and how, each benchmark's own docstring says; their JSON lines
 appear on standard error as they come. Without --model, encode and train step
 are left out; without --texts and --data_dir, the built-in docstrings are read.
+With --model and --data_dir the cycle has the flags that README shows, else the
+quickstart's.
 tests.benchmarks.teacher needs a running server, so it is not among these. Peers
 that are not installed are left out, with a line that says so.
 
@@ -20,6 +22,7 @@ from collections.abc import Iterator
 import dataclasses
 import json
 import os
+import shlex
 import subprocess
 import sys
 from typing import Any
@@ -35,12 +38,18 @@ _QUICK = {
   'encode': ['--num_texts=32', '--rounds=1'],
   'train_step': ['--batch_size=16', '--doc_tokens=32', '--rounds=1'],
   'shortlist': ['--num_queries=1000', '--rounds=1', '--truth_queries=500'],
-  'cycle': [
-    '--num_train_docs=200',
-    '--main_flags=--num_dev_docs=50 --num_test_docs=50 --epochs=1'
-    ' --warmup_epochs=0',
-  ],
+  'cycle': ['--num_train_docs=200'],
 }
+_QUICK_POINTS = '2000'
+_QUICK_CYCLE = (
+  '--num_dev_docs=50 --num_test_docs=50 --epochs=1 --warmup_epochs=0'
+)
+_CYCLE = (
+  '--teacher=oracle --oracle_recall=0.8 --oracle_false_yes=0.02'
+  ' --warmup_epochs=0 --max_doc_tokens=128 --max_label_tokens=16'
+  ' --batch_size=64 --learning_rate=2e-4 --epochs=2 --num_test_docs=300'
+  ' --num_dev_docs=200'
+)
 _HEADER = ('benchmark', 'what', 'ours', 'peer', 'its', 'ratio')
 Row = tuple[str, ...]
 
@@ -60,7 +69,9 @@ class AllConfig:
     'float32', 'Of the products.', choices=('float32', 'bfloat16')
   )
   peak_tflops: float = flag(0.0, "The device's, to print its share.", low=0)
-  points: str = flag('30000', 'Numbers of labels of the shortlists.')
+  points: str = flag(
+    '30000,320000,500000', 'Numbers of labels of the shortlists.'
+  )
 
 
 def commands(config: AllConfig) -> Iterator[list[str]]:
@@ -81,9 +92,20 @@ def commands(config: AllConfig) -> Iterator[list[str]]:
     ]  # fmt: skip
   else:
     logging.info('encode and train step are left out: they need --model')
-  for points in config.points.split(','):
-    yield ['shortlist', f'--num_points={2000 if config.quick else points}']
-  yield ['cycle', '--scaling', f'--data_dir={config.data_dir}']
+  points = _QUICK_POINTS if config.quick else config.points
+  for num in points.split(','):
+    yield [
+      'shortlist', f'--num_points={num}', '--rounds=1', '--truth_queries=1000',
+    ]  # fmt: skip
+  main_flags = []
+  if config.model and config.data_dir:
+    main_flags += [f'--encoder={shlex.quote(config.model)}', _CYCLE]
+  if config.quick:
+    main_flags.append(_QUICK_CYCLE)
+  yield [
+    'cycle', '--scaling', f'--data_dir={config.data_dir}',
+    f'--main_flags={" ".join(main_flags)}',
+  ]  # fmt: skip
 
 
 def run(name: str, words: list[str]) -> list[dict[str, Any]]:

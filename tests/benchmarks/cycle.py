@@ -18,7 +18,8 @@ stages (start, tokens, export), "idle_with_other" takes that in. On an
 accelerator all of these are left out: CPU seconds tell nothing there.
 
 --scaling runs 2N training documents too and prints each stage's ratio: what
-grows linearly in the documents has at most 2, for labels cost the same.
+grows linearly in the documents has about 2; labels have stages of their own
+(encode_labels, index), which take as long, and test documents stay as many.
 
 One JSON line, medians over the rounds.
 """

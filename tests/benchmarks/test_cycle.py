@@ -1,10 +1,13 @@
+import dataclasses
 import json
 import sys
 
+import jax
 import pytest
 
+from lmtx_jax.train.grad_cache import Chunk
 from tests.benchmarks import all as all_benchmarks
-from tests.benchmarks import cycle
+from tests.benchmarks import cycle, train_step
 
 
 def _watch(tmp_path, monkeypatch) -> cycle.Watch:
@@ -66,3 +69,26 @@ def test_the_table_shows_ratios_to_each_peer():
   rows = all_benchmarks.rows('shortlist', lines)
   assert [row[-1] for row in rows] == ['5.00']
   assert 'hnswlib' in all_benchmarks.table(rows)
+
+
+def test_all_runs_what_the_readme_shows():
+  config = all_benchmarks.AllConfig(model='M O', data_dir='D', texts='T')
+  found = list(all_benchmarks.commands(config))
+  points = [f'--num_points={n}' for n in (30_000, 320_000, 500_000)]
+  assert [words[1] for words in found if words[0] == 'shortlist'] == points
+  flags = found[-1][-1].removeprefix('--main_flags=')
+  assert flags.startswith("--encoder='M O' --teacher=oracle")
+  quick = dataclasses.replace(config, quick=True)
+  found = list(all_benchmarks.commands(quick))
+  small = [words[1] for words in found if words[0] == 'shortlist']
+  assert small == ['--num_points=2000']
+  assert found[-1][-1].endswith('--epochs=1 --warmup_epochs=0')
+
+
+def test_the_step_takes_the_chunks_of_a_run(monkeypatch):
+  step = train_step.StepConfig(doc_tokens=128)
+  assert train_step.chunk_of(step).tokens  # on a CPU
+  off = dataclasses.replace(step, grad_cache_chunk=0)
+  assert train_step.chunk_of(off) == Chunk()
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert train_step.chunk_of(step) == Chunk()

@@ -2,13 +2,14 @@
 
 python -m tests.benchmarks.train_step --model=DIR [--batch_size=64]
     [--doc_tokens=128] [--label_tokens=16] [--rounds=7]
-    [--compute_dtype=float32] [--grad_cache_chunk=0]
+    [--compute_dtype=float32] [--grad_cache_chunk=-1]
 
 The paper's step: same weights, lengths, loss (softmax triplet over the 10
 hardest labels), dropout and optimiser (AdamW without decay). PyTorch runs
 eagerly, as sentence-transformers does, with the model's default attention and
 the fused AdamW; on a GPU where torch finds one, in bfloat16 by autocast. The
-batch lies on the device before the step, for ours as in a run.
+batch lies on the device before the step, for ours as in a run, and unless told
+otherwise ours takes the chunks that a run on this device takes ("chunk").
 
 One JSON line with the median seconds of a step and the ratio; "ours_tflops"
 counts the matrix products, forward and backward.
@@ -23,9 +24,11 @@ from absl import flags
 import numpy as np
 
 from lmtx_jax import cli
+from lmtx_jax.batch_sizes import cycle_chunk
 from lmtx_jax.cli import flag
-from lmtx_jax.config import TrainConfig, default_cache
+from lmtx_jax.config import TRAINING, Config, TrainConfig, default_cache
 from lmtx_jax.model import pretrained
+from lmtx_jax.train.grad_cache import Chunk
 from tests.benchmarks.alternate import alternate, medians
 from tests.benchmarks.flops import forward_flops, rate
 from tests.benchmarks.peers import JAX_ENVIRON
@@ -45,7 +48,9 @@ class StepConfig:
   compute_dtype: str = flag(
     'float32', 'Of the products.', choices=('float32', 'bfloat16')
   )
-  grad_cache_chunk: int = flag(0, 'Of our step; 0: off.', low=0)
+  grad_cache_chunk: int = flag(
+    -1, 'Of our step; 0: off; -1: as a run takes here.', low=-1
+  )
   peak_tflops: float = flag(0.0, "The device's, to print its share.", low=0)
 
 
@@ -69,6 +74,13 @@ def batch(
   }
 
 
+def chunk_of(config: StepConfig) -> Chunk:
+  """What our step keeps activations of at a time."""
+  if config.grad_cache_chunk >= 0:
+    return Chunk(config.grad_cache_chunk)
+  return cycle_chunk(Config(*(part() for part in TRAINING)))
+
+
 def make_ours(config: StepConfig):
   """Our pmapped step."""
   from lmtx_jax import devices
@@ -77,7 +89,6 @@ def make_ours(config: StepConfig):
   import jax
   import optax
 
-  from lmtx_jax.train.grad_cache import Chunk
   from lmtx_jax.train.losses import cycle_loss
   from lmtx_jax.train.step import TrainState, p_train_step
 
@@ -90,7 +101,7 @@ def make_ours(config: StepConfig):
     loaded.encoder,
     cycle_loss(_CONFIG),
     optimizer,
-    Chunk(config.grad_cache_chunk),
+    chunk_of(config),
   )
   state = TrainState(np.int32(0), loaded.params, optimizer.init(loaded.params))
   state = devices.replicate(jax.tree.map(np.asarray, state))
@@ -169,6 +180,7 @@ def main(values: flags.FlagValues) -> None:
   line = {
     'benchmark': 'train_step',
     **dataclasses.asdict(config),
+    'chunk': dataclasses.asdict(chunk_of(config)),
     'ours_s': round(median['ours'], 4),
     'torch_s': round(median['torch'], 4),
     'torch_ratio': round(median['torch'] / median['ours'], 3),
