@@ -29,7 +29,8 @@ from lmtx_jax.types import Record
 _RETRY = {'Retry-After': '1'}
 _MAX_CALLS = 64  # that wait
 # Between batches, texts are tokenised for so long, and so many characters at a
-# time, or one text: an odd one of a hundred thousand takes a tenth of a second.
+# time. A longer text is taken alone, and only as the first: an odd one of a
+# hundred thousand characters takes a tenth of a second.
 _TAKE_IN_S = 0.01
 _TAKE_IN_CHARS = 2**15
 
@@ -204,19 +205,23 @@ class Batcher:
 
   def _take_in(self) -> None:
     """Tokenises some documents, those first that are due first."""
-    until = time.monotonic() + _TAKE_IN_S
-    while self._unread:
+    until, is_first = time.monotonic() + _TAKE_IN_S, True
+    while self._unread and (is_first or time.monotonic() < until):
       some, size = [], 0
-      while self._unread and not (some and size >= _TAKE_IN_CHARS):
-        document = heapq.heappop(self._unread)[2]
-        if document.is_gone:
+      while self._unread and size < _TAKE_IN_CHARS:
+        document = self._unread[0][2]
+        if not document.is_gone:
+          size += len(document.record.title) + len(document.record.content)
+          if size > _TAKE_IN_CHARS and (some or not is_first):
+            break
+          some.append(document)
+        else:
           self._answer([document], [None])
-          continue
-        some.append(document)
-        size += len(document.record.title) + len(document.record.content)
-      self._guarded(some, self._tokenise)
-      if time.monotonic() >= until:
+        heapq.heappop(self._unread)
+      if not some and self._unread:
         return
+      self._guarded(some, self._tokenise)
+      is_first = False
 
   def _tokenise(self, documents: Sequence[Document]) -> None:
     """Puts documents where those of their width wait."""
