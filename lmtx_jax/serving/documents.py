@@ -32,6 +32,11 @@ class Document:
   answer: asyncio.Future
 
   @property
+  def num_chars(self) -> int:
+    """Characters of its texts."""
+    return len(self.record.title) + len(self.record.content)
+
+  @property
   def is_gone(self) -> bool:
     """Whether nobody awaits its answer any more."""
     return self.answer.done() or self.loop.is_closed()
