@@ -31,6 +31,7 @@ setup(
     'test': [
       'hypothesis>=6.100,<7',
       'pytest>=8,<10',
+      'pytest-xdist>=3.6,<4',
       'ruff>=0.17,<0.18',
     ],
     # Runs launch/colab.ipynb, as .ci/run does.

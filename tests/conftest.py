@@ -30,7 +30,13 @@ os.environ.setdefault(
   ' --xla_cpu_parallel_codegen_split_count=1',
 )
 
+_LONG = ('test_processes.py', 'test_main.py', 'test_methods.py')
 _PARITY = ('torch', 'transformers', 'sentence_transformers')
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """What takes long comes first, so that both workers end together."""
+  items.sort(key=lambda item: item.path.name not in _LONG)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -66,12 +66,15 @@ def make_rejected(task: Task, seed: int = 0) -> Ragged:
 
 def with_texts_again(batch, num_labels: int):
   """A batch whose extra passages are its queries, then its first passages."""
-  extra, width = {}, batch['query_ids'].shape[1]
-  for name in ('ids', 'lengths'):
-    label = batch[f'passage_{name}'][:num_labels]
-    if name == 'ids':
-      label = np.pad(label, [(0, 0), (0, width - label.shape[1])])
-    extra[f'extra_{name}'] = np.concatenate([batch[f'query_{name}'], label])
+  ids = [batch['query_ids'], batch['passage_ids'][:num_labels]]
+  width = max(part.shape[1] for part in ids)
+  ids = [np.pad(part, [(0, 0), (0, width - part.shape[1])]) for part in ids]
+  lengths = [batch['query_lengths'], batch['passage_lengths'][:num_labels]]
+  extra = {
+    'extra_ids': np.concatenate(ids),
+    'extra_lengths': np.concatenate(lengths),
+  }
+  assert len(extra['extra_ids']) == len(batch['query_ids']) + num_labels
   key = 1000 + np.arange(len(extra['extra_lengths']), dtype=np.int32)
   return {**batch, **extra, 'extra_key': key}
 
