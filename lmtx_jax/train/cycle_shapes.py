@@ -14,6 +14,7 @@ from lmtx_jax.train.pair_source import MAX_SHAPES, MIN_WASTE, worth_compiling
 
 _TRIED = 512  # batches, at least, that shapes are chosen by
 _MOST_TRIED = 1024
+_RUNS = 4  # of other seeds or teachers, that the kept programs serve
 _WORTH_A_SIDE = 0.01  # share of tokens that it must save
 
 
@@ -109,7 +110,7 @@ def cycle_shapes(
     MAX_SHAPES,
     waste=MIN_WASTE,
     min_saved=worth_compiling(
-      int(tokens), len(doc_lengths) // batch_size, epochs
+      int(tokens), len(doc_lengths) // batch_size, epochs * _RUNS
     ),
   )
   by_cost = np.argsort(widths @ rows, kind='stable')
