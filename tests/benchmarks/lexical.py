@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable
 import dataclasses
 import json
-import os
 import statistics
 import time
 
@@ -29,6 +28,7 @@ from lmtx_jax.config import SampleConfig, SourceConfig, TextConfig
 from lmtx_jax.data.builders import load_dataset
 from lmtx_jax.data.corpus import Corpus, Texts, document_texts, label_texts
 from lmtx_jax.evaluation.metrics import metrics
+from lmtx_jax.host import num_cores
 from lmtx_jax.lexical_index import LexicalIndex
 from lmtx_jax.types import Ragged
 from tests.benchmarks.peers import chosen
@@ -64,7 +64,7 @@ def bm25s(labels: Texts, documents: Texts, filters: Ragged, k: int) -> Search:
   index = bm25s.BM25()
   index.index(words(labels), show_progress=False)
   depth = min(len(labels), k + int(filters.lengths.max(initial=0)))
-  threads = os.cpu_count()
+  threads = num_cores()
 
   def search() -> np.ndarray:
     found, scores = index.retrieve(

@@ -35,6 +35,7 @@ import numpy as np
 from lmtx_jax import cli
 from lmtx_jax.cli import flag
 from lmtx_jax.config import default_cache
+from lmtx_jax.host import num_cores
 from lmtx_jax.mips import MipsIndex
 from lmtx_jax.types import UserError
 from tests.benchmarks.peers import chosen
@@ -95,7 +96,7 @@ def hnswlib(config: ShortlistConfig) -> Build:
   def build(points: np.ndarray) -> Search:
     index = Index('ip', points.shape[1])
     index.init_index(len(points), ef_construction=_EF_CONSTRUCTION, M=_M)
-    index.set_num_threads(config.threads or os.cpu_count())
+    index.set_num_threads(config.threads or num_cores())
     index.add_items(points)
     index.set_ef(max(_EF_SEARCH, config.k))
     return lambda queries, k: index.knn_query(queries, k)[0]
