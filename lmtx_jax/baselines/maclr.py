@@ -19,7 +19,7 @@ from lmtx_jax.data.batches import epoch_order
 from lmtx_jax.data.tokens import Tokens, TokenView
 from lmtx_jax.train.pair_shapes import pair_shapes, shape_of
 from lmtx_jax.train.pair_source import (
-  MAX_SHAPES,
+  MAX_WIDTHS,
   MIN_WASTE,
   Batch,
   LastEpoch,
@@ -162,7 +162,7 @@ class MaclrPairs:
       titles,
       contents,
       max(max_title_tokens, max_content_tokens),
-      MAX_SHAPES,
+      MAX_WIDTHS,
       waste=MIN_WASTE,
       min_saved=worth_compiling(
         int(titles.sum() + contents.sum()),

@@ -8,8 +8,9 @@ import dataclasses
 import jax
 import numpy as np
 
-_MULTIPLE = 8  # widths are multiples of it, as matrix units like,
-_SHORT = 32  # but for short texts, where rounding up would cost more
+# Widths from where on they are multiples of 4 and of 8, as matrix units like;
+# of shorter texts rounding up would cost more.
+_BY_4, _BY_8 = 32, 128
 
 
 def default_batch_tokens() -> int:
@@ -18,26 +19,28 @@ def default_batch_tokens() -> int:
 
 
 def steps_a_compilation() -> float:
-  """Steps of training that one more shape must save: it is compiled meanwhile.
+  """Steps of training that one more width must save: it is compiled meanwhile.
 
-  On a CPU 2 (six layers of 384) to 7 (the small encoder of the quickstart)
-  are computed while one is compiled, on an accelerator about a hundred.
+  On a CPU about one (six layers of 384) to three (the small encoder of the
+  quickstart) are computed while what embeds a width, and leads its gradient
+  back, is compiled; on an accelerator some dozens.
   """
-  return 4.0 if jax.default_backend() == 'cpu' else 100.0
+  return 1.0 if jax.default_backend() == 'cpu' else 50.0
 
 
 def width_cost(passes: int = 1) -> float:
   """Tokens that a width to embed inputs at must save in each of some passes.
 
-  To embed is compiled in about a quarter of the time of a step.
+  Without a gradient it is compiled in about half the time.
   """
-  return steps_a_compilation() / 4 * default_batch_tokens() / passes
+  return steps_a_compilation() * default_batch_tokens() / passes
 
 
 def allowed_widths(max_tokens: int) -> np.ndarray:
   """All widths that a batch may have, ascending to `max_tokens`."""
   width = np.arange(1, max_tokens + 1)
-  width = width[(width <= _SHORT) | (width % _MULTIPLE == 0)]
+  multiple = np.where(width <= _BY_4, 1, np.where(width <= _BY_8, 4, 8))
+  width = width[width % multiple == 0]
   return np.union1d(width, max_tokens)
 
 

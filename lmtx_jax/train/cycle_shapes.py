@@ -8,14 +8,15 @@ import math
 import numpy as np
 
 from lmtx_jax import devices
-from lmtx_jax.data.batches import epoch_order
-from lmtx_jax.train.pair_shapes import side_shapes
-from lmtx_jax.train.pair_source import MAX_SHAPES, MIN_WASTE, worth_compiling
+from lmtx_jax.data.batches import bucket_widths, epoch_order
+from lmtx_jax.train.pair_source import MAX_WIDTHS, MIN_WASTE, worth_compiling
 
 _TRIED = 512  # batches, at least, that shapes are chosen by
 _MOST_TRIED = 1024
 _RUNS = 4  # of other seeds or teachers, that the kept programs serve
-_WORTH_A_SIDE = 0.01  # share of tokens that it must save
+_MIXED = 2  # batches of a width, so that not always the same documents meet
+_LEAST_ROWS = 16  # labels of a part
+_WORTH_PARTS = 0.01  # share of tokens that twice as many must save
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,39 +28,22 @@ class CycleShapes:
 
   Attributes:
     batch_size: documents a batch.
-    shorter: how many labels of a batch, the shortest, have a width of their
-      own; 0: none.
-    widths: `[num_shapes, 3]` of documents, of these labels, and of the others,
-      by their cost. The last hold every batch.
+    parts: in how many parts of one size the labels of a batch come, by length.
+    doc_widths: ascending; the last one holds every document.
+    label_widths: of a part, the same.
   """
 
   batch_size: int
-  shorter: int
-  widths: np.ndarray
+  parts: int
+  doc_widths: np.ndarray
+  label_widths: np.ndarray
 
   def order(
     self, doc_lengths: np.ndarray, rng: np.random.Generator
   ) -> np.ndarray:
     """`[num_batches, batch]` documents, those of a width at random."""
-    doc_widths = np.unique(self.widths[:, 0])
-    bucket = np.searchsorted(doc_widths, doc_lengths)
+    bucket = np.searchsorted(self.doc_widths, doc_lengths)
     return epoch_order(bucket, self.batch_size, rng)
-
-  def of(
-    self, doc_lengths: np.ndarray, label_lengths: np.ndarray, extra: int = 0
-  ) -> list[int]:
-    """The three widths of a batch.
-
-    Args:
-      doc_lengths: `[batch]` input lengths.
-      label_lengths: `[batch]` input lengths.
-      extra: the longest of further labels.
-    """
-    labels = np.sort(label_lengths)
-    some = labels[self.shorter - 1] if self.shorter else 0
-    longest = [doc_lengths.max(), some, max(labels[-1], extra)]
-    fits = (self.widths >= longest).all(axis=1)
-    return self.widths[fits.argmax()].tolist()
 
 
 def cycle_shapes(
@@ -80,41 +64,58 @@ def cycle_shapes(
     label_lengths: `[num_labels]` input lengths.
     batch_size: documents a batch.
     epochs: of all trainings that have these shapes.
-    num_hard: further labels a document.
+    num_hard: further labels a document, which are a part of their own.
     clustered: whether documents of all lengths meet in a batch.
   """
   docs, labels, extra = _drawn(
     doc_lengths, label_lengths, batch_size, num_hard, clustered
   )
-  most = np.maximum(labels[:, -1], extra)
-  all_labels = (1 + num_hard) * batch_size
-  tokens = batch_size * docs.sum() + all_labels * most.sum()
-  # Another side is more to compile, so it must save something. On 1 to 8
-  # devices, which divide the batch, it is the same one.
-  unit, shorter, best = math.lcm(8, devices.total()), 0, _WORTH_A_SIDE * tokens
-  for rows in range(unit, batch_size // unit * unit, unit):
-    saved = rows * (most - labels[:, rows - 1]).sum()
-    if batch_size % unit == 0 and saved > best:
-      shorter, best = rows, saved
-  some = labels[:, shorter - 1] if shorter else 0 * most
-  rows = np.array([batch_size, shorter, all_labels - shorter])
-  longest_label = int(label_lengths.max(initial=3))
-  widths = side_shapes(
-    (docs, some, most),
-    rows,
-    (
-      int(doc_lengths.max(initial=3)),
-      longest_label if shorter else 0,
-      longest_label,
-    ),
-    MAX_SHAPES,
+  tokens = batch_size * (docs.sum() + (labels[:, -1] + num_hard * extra).sum())
+  parts, longest = _parts(labels, int(tokens))
+  steps = len(doc_lengths) // batch_size
+  # What a width must save, of the tokens of all batches that were drawn.
+  min_saved = worth_compiling(int(tokens), steps, epochs * _RUNS)
+  share = 1 / batch_size
+  if not clustered:  # then those of a width meet, and lengths are known
+    docs, share = doc_lengths, steps / max(1, len(docs))
+  doc_widths = bucket_widths(
+    docs,
+    int(doc_lengths.max(initial=3)),
+    max(1, min(MAX_WIDTHS, steps // _MIXED)),
     waste=MIN_WASTE,
-    min_saved=worth_compiling(
-      int(tokens), len(doc_lengths) // batch_size, epochs * _RUNS
-    ),
+    min_saved=min_saved * share,
   )
-  by_cost = np.argsort(widths @ rows, kind='stable')
-  return CycleShapes(batch_size, shorter, widths[by_cost])
+  label_widths = bucket_widths(
+    np.append(longest, np.repeat(extra, num_hard * parts)),
+    int(label_lengths.max(initial=3)),
+    MAX_WIDTHS,
+    waste=MIN_WASTE,
+    min_saved=min_saved / (batch_size // parts),
+  )
+  return CycleShapes(batch_size, parts, doc_widths, label_widths)
+
+
+def _parts(labels: np.ndarray, tokens: int) -> tuple[int, np.ndarray]:
+  """How many parts save enough over half as many, and the longest of each.
+
+  On 1 to 8 devices, which divide a part, they are the same ones.
+
+  Args:
+    labels: `[batches, batch_size]` lengths, ascending.
+    tokens: of all batches.
+  """
+  batch_size, unit = labels.shape[1], math.lcm(8, devices.total())
+  found, longest = 1, labels[:, -1:]
+  for parts in (2, 4):
+    if batch_size % (parts * unit) or batch_size < parts * _LEAST_ROWS:
+      break
+    rows = batch_size // parts
+    finer = labels[:, rows - 1 :: rows]
+    saved = batch_size * (longest.mean(axis=1) - finer.mean(axis=1)).sum()
+    if saved < _WORTH_PARTS * tokens:
+      break
+    found, longest = parts, finer
+  return found, longest.ravel()
 
 
 def _drawn(

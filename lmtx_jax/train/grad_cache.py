@@ -1,14 +1,19 @@
-"""The gradient of a large batch in the memory of a chunk of it.
+"""The gradient of a batch, one side after the other, a chunk of it at a time.
 
 After Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory
 Limited Setup" (RepL4NLP 2021), but for one thing: the losses here are means
-over queries that see each other's passages, never each other. So only the
-passages, the short side, are embedded before the gradient is known and again
-for it; queries, a chunk at a time, are embedded once.
+over queries that see each other's passages, never each other. So the passages
+are embedded, then the queries with their gradient, and what these want of the
+passages is led back into them. Only passages that come in chunks, whose
+activations are not kept, are embedded twice.
+
+Each function is a program of its own that knows the width of one side alone:
+batches of m widths of queries and n of passages are m + n programs, not m * n.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -19,14 +24,7 @@ import numpy as np
 from lmtx_jax import devices
 from lmtx_jax.model.bi_encoder import BiEncoder
 from lmtx_jax.train.losses import Loss
-from lmtx_jax.train.objective import (
-  DeviceBatch,
-  first_row,
-  masked,
-  passage_sides,
-  side_keys,
-  whole,
-)
+from lmtx_jax.train.objective import DeviceBatch, first_row, masked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,116 +47,167 @@ class Chunk:
     return min(b, max(1, self.tokens // width))
 
   def split(self, tree: Any) -> Any:
-    """`[b, ...]` arrays, 'ids' among them, to `[chunks, rows, ...]`."""
-    return _split(tree, self.rows_of(tree['ids']))
+    """`[b, ...]` arrays, 'ids' among them, to `[chunks, rows, ...]`.
+
+    They are padded with zeros. Chunks are made equal, so that fewer rows are
+    padding than there are chunks.
+    """
+    b = tree['ids'].shape[0]
+    chunks = -(-b // self.rows_of(tree['ids']))
+    rows = -(-b // chunks)
+
+    def split(x: jax.Array) -> jax.Array:
+      x = jnp.pad(x, [(0, chunks * rows - b)] + [(0, 0)] * (x.ndim - 1))
+      return x.reshape(chunks, rows, *x.shape[1:])
+
+    return jax.tree.map(split, tree)
 
 
 WHOLE = Chunk()
 
 
-def value_and_grad(
-  params: Any,
-  batch: DeviceBatch,
-  rng: jax.Array | None,
-  *,
-  bi_encoder: BiEncoder,
-  loss: Loss,
-  chunk: Chunk,
-) -> tuple[jax.Array, Any]:
-  """`objective.batch_loss` and its gradient, but for rounding.
+@dataclasses.dataclass(frozen=True)
+class Gradient:
+  """The functions; all see one device's part of a batch.
 
-  Takes what that takes, and `chunk`: what has activations kept at a time.
+  Dropout keys are those of a side and a step, the same on all devices; None
+  for no dropout.
+
+  Attributes:
+    bi_encoder: the tied towers.
+    loss: of the embeddings.
+    chunk: what has activations kept at a time.
   """
-  keys, sides = side_keys(rng), passage_sides(batch)
-  b = batch['query_ids'].shape[0]
-  parts = {side: _rows(batch, side) for side in ('query', *sides)}
 
-  def embed(params: Any, side: str, part: DeviceBatch) -> jax.Array:
-    return bi_encoder.apply(
+  bi_encoder: BiEncoder
+  loss: Loss
+  chunk: Chunk = WHOLE
+
+  def passages(
+    self, params: Any, side: DeviceBatch, rng: jax.Array | None
+  ) -> tuple[jax.Array, Callable | None]:
+    """Embeds a side of passages.
+
+    Returns:
+      `[B_side, dim]` f32, those of all devices, and what leads a gradient of
+      this device's ones back into the parameters; None where that is forgotten.
+    """
+    ids = side['ids']
+    if self.chunk.rows_of(ids) == len(ids):
+      emb, pull = jax.vjp(lambda p: self._embed(p, _rows(side), rng), params)
+    else:
+      embed = lambda part: self._embed(params, part, rng)  # noqa: E731
+      emb, pull = jax.lax.map(embed, self.chunk.split(_rows(side))), None
+      emb = emb.reshape(-1, emb.shape[-1])[: len(ids)]
+    return jax.lax.all_gather(emb, devices.AXIS, tiled=True), pull
+
+  def queries(
+    self,
+    params: Any,
+    side: DeviceBatch,
+    accepted: jax.Array,
+    passage_emb: list[jax.Array],
+    passage_key: list[jax.Array],
+    rng: jax.Array | None,
+  ) -> tuple[jax.Array, Any, list[jax.Array]]:
+    """The loss of the queries and its gradient.
+
+    Args:
+      params: of the bi-encoder.
+      side: `b` texts.
+      accepted: `[b, any]` int32, keys that are no negatives of each query.
+      passage_emb: `[B_side, dim]` of each side of passages, of all devices.
+      passage_key: `[b_side]` int32 of each, of this device.
+      rng: key of the dropout.
+
+    Returns:
+      the loss, a scalar, mean over these queries; its gradient by the
+      parameters as far as they embed the queries; and `[b_side, dim]` of each
+      side, the gradient of all devices' losses by this device's passages.
+    """
+    b = len(side['ids'])
+    key = jax.lax.all_gather(passage_key, devices.AXIS, tiled=True)
+    key = jnp.concatenate(key)
+
+    def loss(params: Any, emb: jax.Array, part: DeviceBatch) -> jax.Array:
+      """The share of a chunk of queries."""
+      no_negative = masked(part['accepted'], key)
+      query_emb = self._embed(params, part, rng)
+      value = self.loss(query_emb, emb, part['row'], no_negative)
+      return jnp.where(part['real'], value, 0).sum() / b
+
+    emb = jnp.concatenate(passage_emb)
+    queries = {**_rows(side), 'accepted': accepted, 'real': jnp.ones(b, bool)}
+    value, (grads, wanted) = _summed(
+      lambda part: jax.value_and_grad(loss, argnums=(0, 1))(params, emb, part),
+      self.chunk.split(queries),
+    )
+    ends = np.cumsum([len(emb) for emb in passage_emb])
+    wanted = jax.lax.psum_scatter(
+      jnp.split(wanted, ends[:-1]), devices.AXIS, tiled=True
+    )
+    return value, grads, wanted
+
+  def into_passages(
+    self,
+    grads: Any,
+    pull: Callable | None,
+    params: Any,
+    side: DeviceBatch,
+    wanted: jax.Array,
+    rng: jax.Array | None,
+  ) -> Any:
+    """Adds what embeds a side of passages to a gradient.
+
+    Args:
+      grads: what it is added to.
+      pull: as `passages` gave it.
+      params: of the bi-encoder.
+      side: `b_side` texts.
+      wanted: `[b_side, dim]`, the gradient by their embeddings.
+      rng: key of the dropout.
+    """
+    if pull is not None:
+      return jax.tree.map(jnp.add, grads, pull(wanted)[0])
+
+    def one(part: DeviceBatch) -> Any:
+      _, pull = jax.vjp(lambda p: self._embed(p, part, rng), params)
+      return pull(part['wanted'])[0]
+
+    return _summed(
+      one, self.chunk.split({**_rows(side), 'wanted': wanted}), grads
+    )
+
+  def _embed(
+    self, params: Any, part: DeviceBatch, rng: jax.Array | None
+  ) -> jax.Array:
+    return self.bi_encoder.apply(
       params,
       part['ids'],
       part['lengths'],
-      dropout_rng=keys[side],
+      dropout_rng=rng,
       first_row=part['row'][0],
     )
 
-  def embed_side(side: str) -> jax.Array:
-    chunks = chunk.split(parts[side])
-    emb = jax.lax.map(lambda part: embed(params, side, part), chunks)
-    return emb.reshape(-1, emb.shape[-1])[: len(parts[side]['row'])]
 
-  passage_emb = whole([embed_side(side) for side in sides])
-  passage_key = whole([batch[f'{side}_key'] for side in sides])
-
-  def queries_loss(
-    params: Any, passage_emb: jax.Array, part: DeviceBatch
-  ) -> jax.Array:
-    """The share of a chunk of queries in the loss."""
-    no_negative = masked(part['accepted'], passage_key)
-    query_emb = embed(params, 'query', part)
-    value = loss(query_emb, passage_emb, part['row'], no_negative)
-    return jnp.where(part['real'], value, 0).sum() / b
-
-  queries = {
-    **parts['query'],
-    'accepted': batch['accepted'],
-    'real': jnp.ones(b, bool),
-  }
-  value, (grads, passage_grad) = _summed(
-    lambda part: jax.value_and_grad(queries_loss, argnums=(0, 1))(
-      params, passage_emb, part
-    ),
-    chunk.split(queries),
-  )
-  # What the queries of all devices want of this device's passages. [b, dim]
-  ends = np.cumsum([len(parts[side]['row']) for side in sides])
-  wanted = jax.lax.psum_scatter(
-    jnp.split(passage_grad, ends[:-1] * devices.total()),
-    devices.AXIS,
-    tiled=True,
-  )
-  for side, grad in zip(sides, wanted, strict=True):
-
-    def side_grad(part: DeviceBatch, side: str = side) -> Any:
-      _, pull = jax.vjp(lambda p: embed(p, side, part), params)
-      return pull(part['grad'])[0]
-
-    more = _summed(side_grad, chunk.split({**parts[side], 'grad': grad}))
-    grads = jax.tree.map(jnp.add, grads, more)
-  return value, grads
+def _rows(side: DeviceBatch) -> DeviceBatch:
+  """The texts, and where each row stands in the batch of all devices."""
+  ids = side['ids']
+  return {**side, 'row': first_row(ids) + jnp.arange(len(ids))}
 
 
-def _rows(batch: DeviceBatch, side: str) -> DeviceBatch:
-  """Ids and lengths of one side, and where each row stands in the batch."""
-  ids = batch[f'{side}_ids']
-  row = first_row(batch, side) + jnp.arange(len(ids))
-  return {'ids': ids, 'lengths': batch[f'{side}_lengths'], 'row': row}
-
-
-def _split(tree: Any, chunk: int) -> Any:
-  """`[b, ...]` arrays to `[chunks, rows, ...]`, padded with zeros.
-
-  Chunks are made equal, so that fewer rows are padding than there are chunks.
-  """
-  b = jax.tree.leaves(tree)[0].shape[0]
-  chunks = -(-b // chunk)
-  rows = -(-b // chunks)
-
-  def split(x: jax.Array) -> jax.Array:
-    x = jnp.pad(x, [(0, chunks * rows - b)] + [(0, 0)] * (x.ndim - 1))
-    return x.reshape(chunks, rows, *x.shape[1:])
-
-  return jax.tree.map(split, tree)
-
-
-def _summed(function: Any, chunks: DeviceBatch) -> Any:
-  """The sum of a function over chunks, one after the other."""
+def _summed(function: Any, chunks: DeviceBatch, total: Any = None) -> Any:
+  """The sum of a function over chunks, one after the other, and a total."""
   first = jax.tree.map(lambda x: x[0], chunks)
-  zero = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, first)
-  )
+  if len(jax.tree.leaves(chunks)[0]) == 1:  # a loop is more to compile
+    value = function(first)
+    return value if total is None else jax.tree.map(jnp.add, total, value)
+  if total is None:
+    total = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, first)
+    )
   add = lambda total, part: (  # noqa: E731
     jax.tree.map(jnp.add, total, function(part)),
     None,
   )
-  return jax.lax.scan(add, zero, chunks)[0]
+  return jax.lax.scan(add, total, chunks)[0]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from lmtx_jax.data.batches import allowed_widths
-
-_BLOCK = 512  # shapes that are tried at a time
+from lmtx_jax.data.batches import bucket_widths
 
 
 def pair_shapes(
@@ -22,101 +18,49 @@ def pair_shapes(
 ) -> np.ndarray:
   """Shapes that pad pairs of these lengths with few tokens.
 
+  Each side has widths of its own, which are what is compiled. A shape is one
+  of each side: it says which pairs meet in a batch, and costs nothing. One
+  shape after the other is added, each time the one that saves the most.
+
   Args:
     query_lengths: `[n]` input lengths.
     passage_lengths: `[n]` input lengths.
     max_tokens: the longest length that can ever come.
-    max_shapes: shapes at most, each of which is compiled once.
+    max_shapes: shapes at most.
     waste: share of padding that is not improved on.
-    min_saved: tokens of padding that each shape must save.
+    min_saved: tokens of padding that each width must save.
 
   Returns:
     `[num_shapes, 2]` widths of query and passage. One of them holds every
     pair; neighbours are alike, as a batch may lie across two.
   """
-  return _side_by_side(
-    side_shapes(
-      (query_lengths, passage_lengths),
-      (1, 1),
-      (max_tokens, max_tokens),
-      max_shapes,
-      waste=waste,
-      min_saved=min_saved,
+  pairs = np.stack([query_lengths, passage_lengths], axis=-1)
+  enough = pairs.sum() / (1 - waste)
+  widths = [
+    bucket_widths(
+      side, max_tokens, max_shapes, waste=waste, min_saved=min_saved
     )
+    for side in pairs.T
+  ]
+  padded = [
+    side_widths[np.searchsorted(side_widths, side)]
+    for side_widths, side in zip(widths, pairs.T, strict=True)
+  ]
+  cells, counts = np.unique(
+    np.stack(padded, axis=-1), axis=0, return_counts=True
   )
-
-
-def side_shapes(
-  lengths: Sequence[np.ndarray],
-  rows: Sequence[int],
-  max_tokens: Sequence[int],
-  max_shapes: int,
-  *,
-  waste: float,
-  min_saved: float,
-) -> np.ndarray:
-  """Shapes that pad things of several sides with few tokens.
-
-  One shape after the other is added, each time the one that saves the most.
-
-  Args:
-    lengths: of each side, `[n]` lengths.
-    rows: of each side, how many inputs are as wide as that.
-    max_tokens: of each side, the longest length that can ever come.
-    max_shapes: shapes at most, each of which is compiled once.
-    waste: share of padding that is not improved on.
-    min_saved: tokens of padding that each shape must save.
-
-  Returns:
-    `[num_shapes, sides]` widths, of which the first hold everything.
-  """
-  rows, enough, code = np.array(rows), 0.0, 0
-  widths = allowed_widths(max(max_tokens))
-  for length, count in zip(lengths, rows, strict=True):
-    enough += count * length.sum() / (1 - waste)
-    code = code * len(widths) + np.searchsorted(widths, length)
-  code, counts = np.unique(code, return_counts=True)
-  sides = []
-  for most in reversed(max_tokens):
-    sides.append(np.minimum(widths[code % len(widths)], most))
-    code = code // len(widths)
-  cells = np.stack(sides[::-1], -1)  # [cells, sides], widths
-  tried = np.stack(
-    np.meshgrid(*map(np.unique, cells.T), indexing='ij'), -1
-  ).reshape(-1, len(rows))
-  found = [np.array(max_tokens)]
-  cost = np.full(len(cells), rows @ found[0])  # of each cell
+  tried = np.stack(np.meshgrid(*widths, indexing='ij'), -1).reshape(-1, 2)
+  found = [np.array([max_tokens, max_tokens])]
+  cost = np.full(len(cells), found[0].sum())  # of each cell
   while len(found) < max_shapes and counts @ cost > enough:
-    saved = np.concatenate(
-      [
-        _saved(tried[start : start + _BLOCK], rows, cells, counts, cost)
-        for start in range(0, len(tried), _BLOCK)
-      ]
-    )
-    if saved.max() < min_saved:
+    fits = (cells[None] <= tried[:, None]).all(axis=-1)  # [tried, cells]
+    saved = np.maximum(0, cost - tried.sum(axis=1)[:, None]) * fits @ counts
+    if not saved.any():
       break
     found.append(tried[saved.argmax()])
-    fits = (cells <= found[-1]).all(axis=1)
-    cost = np.where(fits, np.minimum(cost, rows @ found[-1]), cost)
-  return np.array(found)
-
-
-def _saved(
-  shapes: np.ndarray,
-  rows: np.ndarray,
-  cells: np.ndarray,
-  counts: np.ndarray,
-  cost: np.ndarray,
-) -> np.ndarray:
-  """`[shapes]` tokens that each would save over the costs `[cells]`."""
-  fits = np.logical_and.reduce(
-    [
-      side[None, :] <= shape[:, None]
-      for side, shape in zip(cells.T, shapes.T, strict=True)
-    ]
-  )
-  saved = np.maximum(0, cost - (shapes @ rows)[:, None])
-  return np.where(fits, saved, 0) @ counts
+    new = np.where(fits[saved.argmax()], found[-1].sum(), cost)
+    cost = np.minimum(cost, new)
+  return _side_by_side(np.array(found))
 
 
 def _side_by_side(shapes: np.ndarray) -> np.ndarray:

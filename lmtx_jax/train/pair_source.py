@@ -16,8 +16,8 @@ from lmtx_jax.data.batches import steps_a_compilation
 
 Batch = dict[str, np.ndarray]
 
-MAX_SHAPES = 24  # of the batches of a training
-MIN_WASTE = 0.01  # share of padding that no shape is compiled for
+MAX_WIDTHS = 32  # of a side of a training
+MIN_WASTE = 0.01  # share of padding that no width is compiled for
 
 
 class PairSource(Protocol):
@@ -28,8 +28,9 @@ class PairSource(Protocol):
   int32, equal for equal passages; accepted `[batch, any]` int32, the keys that
   are no negatives of the query (-1: none).
 
-  The passages of the last queries may have a width of their own: then they are
-  longer_ids, longer_lengths and longer_key, and passage_ids are the others.
+  The passages may come in parts, each with a width of its own: those of the
+  first queries are passage_ids, those of the next ones passage_1_ids, and so on
+  (`objective.PASSAGES`).
 
   It may hold further passages, which are nobody's own: extra_ids
   `[extra, width]` int32, extra_lengths and extra_key `[extra]` int32; they
@@ -81,7 +82,7 @@ class LastEpoch:
 def worth_compiling(
   num_tokens: int, steps_per_epoch: int, epochs: int
 ) -> float:
-  """Tokens of an epoch that one more shape of a batch must save.
+  """Tokens of an epoch that one more width of a side must save.
 
   Args:
     num_tokens: of all batches of an epoch.

@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lmtx_jax.data.batches import width_of
 from lmtx_jax.data.tokens import TokenView
 from lmtx_jax.train.cycle_shapes import cycle_shapes
+from lmtx_jax.train.objective import PASSAGES
 from lmtx_jax.train.pair_source import Batch, LastEpoch
 from lmtx_jax.types import Ragged
 
@@ -125,37 +127,32 @@ class PseudoLabelPairs:
     """See PairSource."""
     number, index = divmod(step, self._steps_per_epoch)
     epoch = self._epochs(number)
-    rows = epoch.order[index]
-    shorter, lengths = self._shapes.shorter, self._labels.lengths
-    if shorter:
-      label_lengths = lengths[epoch.positives[rows]]
+    rows, shapes = epoch.order[index], self._shapes
+    if shapes.parts > 1:
+      label_lengths = self._labels.lengths[epoch.positives[rows]]
       rows = rows[np.argsort(label_lengths, kind='stable')]
-    labels, refused = epoch.positives[rows], epoch.refused[rows].ravel()
-    doc_width, short_width, width = self._shapes.of(
-      self._lengths[rows],
-      lengths[labels],
-      int(lengths[refused].max(initial=0)),
-    )
     query_ids, query_lengths = self._documents.batch(
-      self._rows[rows], doc_width
+      self._rows[rows],
+      width_of(self._lengths[rows].max(), shapes.doc_widths),
     )
     batch = {
       'query_ids': query_ids,
       'query_lengths': query_lengths,
       'accepted': self._accepted_keys[rows],
     }
-    if shorter:
-      batch |= self._side('passage', labels[:shorter], short_width)
-      batch |= self._side('longer', labels[shorter:], width)
-    else:
-      batch |= self._side('passage', labels, width)
+    parts = np.split(epoch.positives[rows], shapes.parts)
+    for name, labels in zip(PASSAGES, parts, strict=False):
+      batch |= self._side(name, labels)
     if self._num_hard:
-      batch |= self._side('extra', refused, width)
+      batch |= self._side('extra', epoch.refused[rows].ravel())
     return batch
 
-  def _side(self, name: str, labels: np.ndarray, width: int) -> Batch:
+  def _side(self, name: str, labels: np.ndarray) -> Batch:
     """Some passages of a batch; label -1 is some text of key -1."""
-    ids, lengths = self._labels.batch(labels, width)
+    longest = int(self._labels.lengths[labels].max())
+    ids, lengths = self._labels.batch(
+      labels, width_of(longest, self._shapes.label_widths)
+    )
     return {
       f'{name}_ids': ids,
       f'{name}_lengths': lengths,

@@ -1,8 +1,7 @@
-"""One pmapped step of AdamW on a batch of pairs."""
+"""One step of AdamW on a batch of pairs, in a few pmapped programs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
 
@@ -11,10 +10,14 @@ import optax
 
 from lmtx_jax import devices
 from lmtx_jax.model.bi_encoder import BiEncoder
-from lmtx_jax.train import grad_cache
-from lmtx_jax.train.grad_cache import WHOLE, Chunk
+from lmtx_jax.train.grad_cache import WHOLE, Chunk, Gradient
 from lmtx_jax.train.losses import Loss
-from lmtx_jax.train.objective import batch_loss, passage_sides
+from lmtx_jax.train.objective import (
+  DeviceBatch,
+  passage_sides,
+  side_number,
+  side_of,
+)
 
 
 class TrainState(NamedTuple):
@@ -31,31 +34,105 @@ class TrainState(NamedTuple):
   opt_state: Any
 
 
-def train_step(
-  state: TrainState,
-  batch: dict[str, jax.Array],
-  rng: jax.Array,
-  learning_rate: jax.Array,
-  *,
-  bi_encoder: BiEncoder,
-  loss: Loss,
-  optimizer: optax.GradientTransformation,
-  chunk: Chunk,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-  """One update; the key of its dropout is fold_in(rng, step).
+class TrainStep:
+  """The compiled step: (state, batch, rng, learning_rate) -> ....
 
   The learning rate is an argument, not a part of the optimiser, so that cycles
-  of different lengths share one compiled step.
+  of different lengths share one compiled step. The state is donated.
   """
-  rng = jax.random.fold_in(rng, state.step)
-  sides = [batch[f'{side}_ids'] for side in ('query', *passage_sides(batch))]
-  if any(chunk.rows_of(ids) < len(ids) for ids in sides):
-    value_and_grad = functools.partial(grad_cache.value_and_grad, chunk=chunk)
-  else:
-    value_and_grad = jax.value_and_grad(batch_loss)
-  value, grads = value_and_grad(
-    state.params, batch, rng, bi_encoder=bi_encoder, loss=loss
-  )
+
+  def __init__(
+    self, gradient: Gradient, optimizer: optax.GradientTransformation
+  ):
+    """Takes what makes the gradient, and the optimiser but for its rate."""
+    self._passages = devices.p_map(
+      lambda params, side, key: gradient.passages(params, side, _key(*key)),
+      in_axes=(0, 0, (0, None, None)),
+    )
+    self._queries = devices.p_map(
+      lambda *args: gradient.queries(*args[:-1], _key(*args[-1])),
+      in_axes=(0, 0, 0, 0, 0, (0, None, None)),
+    )
+    self._into_passages = devices.p_map(
+      lambda *args: gradient.into_passages(*args[:-1], _key(*args[-1])),
+      in_axes=(0, 0, 0, 0, 0, (0, None, None)),
+      donate_argnums=0,
+    )
+    self._update = devices.p_map(
+      functools.partial(_update, optimizer=optimizer),
+      in_axes=(0, 0, 0, None),
+      donate_argnums=0,
+    )
+
+  def __call__(
+    self,
+    state: TrainState,
+    batch: DeviceBatch,
+    rng: jax.Array | None,
+    learning_rate: jax.Array,
+  ) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update.
+
+    Args:
+      state: replicated over the devices.
+      batch: a `pair_source.PairSource` batch, `[devices, ...]`.
+      rng: of the dropout of all steps; None for no dropout.
+      learning_rate: f32 scalar.
+
+    Returns:
+      The next state, and loss and gradient norm, `[devices]` f32 each.
+    """
+    value, grads = self.value_and_grad(state.params, batch, rng, state.step)
+    return self._update(state, grads, value, learning_rate)
+
+  def value_and_grad(
+    self,
+    params: Any,
+    batch: DeviceBatch,
+    rng: jax.Array | None,
+    step: jax.Array,
+  ) -> tuple[jax.Array, Any]:
+    """The loss of each device's queries, and its gradient.
+
+    Those of the whole batch are the means over the devices.
+    """
+    sides = passage_sides(batch)
+    keys = {s: (step, rng, side_number(s)) for s in ('query', *sides)}
+    embedded = [
+      self._passages(params, side_of(batch, side), keys[side]) for side in sides
+    ]
+    value, grads, wanted = self._queries(
+      params,
+      side_of(batch, 'query'),
+      batch['accepted'],
+      [emb for emb, _ in embedded],
+      [batch[f'{side}_key'] for side in sides],
+      keys['query'],
+    )
+    for side, (_, pull), grad in zip(sides, embedded, wanted, strict=True):
+      grads = self._into_passages(
+        grads, pull, params, side_of(batch, side), grad, keys[side]
+      )
+    return value, grads
+
+
+def _key(
+  step: jax.Array, rng: jax.Array | None, side: jax.Array
+) -> jax.Array | None:
+  """The key of the dropout of a side in a step, the same on all devices."""
+  if rng is None:
+    return None
+  return jax.random.fold_in(jax.random.fold_in(rng, step), side)
+
+
+def _update(
+  state: TrainState,
+  grads: Any,
+  value: jax.Array,
+  learning_rate: jax.Array,
+  *,
+  optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, dict[str, jax.Array]]:
   value, grads = jax.lax.pmean((value, grads), devices.AXIS)
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
   params = jax.tree.map(
@@ -71,8 +148,8 @@ def p_train_step(
   loss: Loss,
   optimizer: optax.GradientTransformation,
   chunk: Chunk = WHOLE,
-) -> Callable:
-  """The compiled step: (state, batch, rng, learning_rate) -> ....
+) -> TrainStep:
+  """The step of a training; one object, so that it is compiled once.
 
   Args:
     bi_encoder: the tied towers.
@@ -80,14 +157,4 @@ def p_train_step(
     optimizer: but for its learning rate.
     chunk: what a device keeps activations of at a time.
   """
-  return devices.p_map(
-    functools.partial(
-      train_step,
-      bi_encoder=bi_encoder,
-      loss=loss,
-      optimizer=optimizer,
-      chunk=chunk,
-    ),
-    in_axes=(0, 0, None, None),
-    donate_argnums=0,
-  )
+  return TrainStep(Gradient(bi_encoder, loss, chunk), optimizer)

@@ -27,11 +27,12 @@ from lmtx_jax.config import SourceConfig, TextConfig
 from lmtx_jax.data.builders import load_dataset
 from lmtx_jax.data.tokens import TokenView, tokenize
 from lmtx_jax.model.tokenizer import load_tokenizer
+from lmtx_jax.train.objective import PASSAGES
 from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
 from lmtx_jax.types import Ragged
 
 _ACCEPTED = 0.85  # of the documents
-_SIDES = {'query': 'documents', 'passage': 'labels', 'longer': 'labels'}
+_SIDES = {'query': 'documents'} | dict.fromkeys(PASSAGES, 'labels')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,10 @@
 import functools
 
 import jax
+from loop_fixtures import compilations
 import numpy as np
+import optax
+from plain_loss import plain_gradient
 import pytest
 from train_fixtures import (
   make_rejected,
@@ -14,16 +17,17 @@ from train_fixtures import (
 
 from lmtx_jax import devices
 from lmtx_jax.config import TrainConfig
-from lmtx_jax.train import grad_cache, losses
-from lmtx_jax.train.grad_cache import Chunk
-from lmtx_jax.train.objective import batch_loss
+from lmtx_jax.train import losses
+from lmtx_jax.train.grad_cache import Chunk, Gradient
+from lmtx_jax.train.objective import side_of
 from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
+from lmtx_jax.train.step import TrainState, p_train_step
 
 ENCODER = tiny_encoder(dropout=0.2)
 PARAMS = start_params(ENCODER)
 LOSSES = {
   'triplet_softmax': losses.cycle_loss(TrainConfig()),
-  'halves': losses.cycle_loss(TrainConfig()),
+  'parts': losses.cycle_loss(TrainConfig()),
   'triplet': losses.cycle_loss(TrainConfig(loss='triplet')),
   'hard_negatives': losses.cycle_loss(TrainConfig(loss='decoupled_softmax')),
 }
@@ -31,7 +35,7 @@ LOSSES = {
 
 @functools.lru_cache
 def batch(kind, size):
-  task = make_task(size, longest_label=12 if kind == 'halves' else 2)
+  task = make_task(size, longest_label=12 if kind == 'parts' else 2)
   pairs = PseudoLabelPairs(
     task.documents,
     task.labels,
@@ -44,40 +48,37 @@ def batch(kind, size):
     num_hard=2 if kind == 'hard_negatives' else 0,
   )
   batch = pairs.batch(0)
-  assert ('longer_ids' in batch) == (kind == 'halves')
+  assert ('passage_1_ids' in batch) == (kind == 'parts')
   return devices.shard(batch)
 
 
-@functools.lru_cache
-def compiled(kind, size, chunk):
-  """The program that computes loss and gradient, ready to run."""
-  loss = LOSSES[kind]
-  if chunk:
-    function = functools.partial(
-      grad_cache.value_and_grad, bi_encoder=ENCODER, loss=loss, chunk=chunk
-    )
-  else:
-    function = jax.value_and_grad(
-      functools.partial(batch_loss, bi_encoder=ENCODER, loss=loss)
-    )
-  p_gradient = devices.p_map(
-    lambda *args: jax.lax.pmean(function(*args), devices.AXIS),
-    in_axes=(0, 0, None),
-  )
-  return p_gradient.lower(*arguments(kind, size)).compile()
-
-
-def arguments(kind, size):
-  return devices.replicate(PARAMS), batch(kind, size), jax.random.key(5)
+def taken(kind, chunk):
+  return p_train_step(ENCODER, LOSSES[kind], optax.identity(), chunk)
 
 
 def gradient(kind, size, chunk):
   """The loss, and the whole gradient as one vector."""
-  value, grads = devices.unreplicate(
-    compiled(kind, size, chunk)(*arguments(kind, size))
+  key, step = jax.random.key(5), np.int32(3)
+  if chunk is None:
+    value, grads = plain_gradient(
+      PARAMS,
+      batch(kind, size),
+      jax.random.fold_in(key, step),
+      bi_encoder=ENCODER,
+      loss=LOSSES[kind],
+    )
+  else:
+    value, grads = devices.unreplicate(
+      taken(kind, chunk).value_and_grad(
+        devices.replicate(PARAMS),
+        batch(kind, size),
+        key,
+        devices.replicate(step),
+      )
+    )
+  return value, np.concatenate(
+    [leaf.ravel() for leaf in jax.tree.leaves(grads)]
   )
-  leaves = [leaf.ravel() for leaf in jax.tree.leaves(grads)]
-  return value, np.concatenate(leaves)
 
 
 @pytest.mark.parametrize(
@@ -86,8 +87,10 @@ def gradient(kind, size, chunk):
     ('triplet', 4096, Chunk(64)),
     ('triplet_softmax', 24, Chunk(5)),  # the last chunk is filled up
     ('hard_negatives', 24, Chunk(5)),
-    ('halves', 24, Chunk(5)),
-    ('halves', 24, Chunk(tokens=60)),  # of each width other rows
+    ('parts', 32, Chunk(5)),
+    ('parts', 32, Chunk(tokens=60)),  # of each width other rows
+    ('parts', 32, Chunk()),
+    ('hard_negatives', 24, Chunk()),
   ],
 )
 def test_a_chunk_at_a_time_gives_the_plain_gradient(kind, size, chunk):
@@ -101,11 +104,49 @@ def test_a_chunk_at_a_time_gives_the_plain_gradient(kind, size, chunk):
 
 def test_memory_grows_with_the_chunk_and_not_with_the_batch():
   def memory(size, chunk):
-    program = compiled('triplet', size, chunk)
-    return program.memory_analysis().temp_size_in_bytes
+    """Of the queries' program, the largest of a step."""
+    found, gradient = (
+      batch('triplet', size),
+      Gradient(ENCODER, LOSSES['triplet'], chunk),
+    )
+    program = devices.p_map(gradient.queries, in_axes=(0, 0, 0, 0, 0, None))
+    emb = np.zeros((devices.count(), size, ENCODER.dim), np.float32)
+    compiled = program.lower(
+      devices.replicate(PARAMS),
+      side_of(found, 'query'),
+      found['accepted'],
+      [emb],
+      [found['passage_key']],
+      jax.random.key(5),
+    ).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
 
   small, large = memory(1024, Chunk(64)), memory(4096, Chunk(64))
   # Of each document more, embeddings and scores; of the plain gradient, all
   # activations of the encoder.
   assert (large - small) / 3072 < 15 * 4 * ENCODER.dim
-  assert memory(4096, None) > 20 * large
+  assert memory(4096, Chunk()) > 20 * large
+
+
+def test_a_width_that_is_known_compiles_nothing_on_the_other_side():
+  """Widths add up, they do not multiply."""
+
+  def run(doc_width, label_width):
+    ids = np.ones((8, doc_width), np.int32), np.ones((8, label_width), np.int32)
+    full = {
+      'query_ids': ids[0],
+      'query_lengths': np.full(8, doc_width, np.int32),
+      'passage_ids': ids[1],
+      'passage_lengths': np.full(8, label_width, np.int32),
+      'passage_key': np.arange(8, dtype=np.int32),
+      'accepted': np.arange(8, dtype=np.int32)[:, None],
+    }
+    state = TrainState(np.int32(0), PARAMS, ())
+    arguments = devices.replicate(state), devices.shard(full), jax.random.key(0)
+    with compilations() as found:
+      jax.block_until_ready(step(*arguments, np.float32(0)))
+    return found
+
+  step = taken('triplet', Chunk(4))
+  assert run(9, 4) and run(12, 6)
+  assert run(9, 6) == run(12, 4) == []

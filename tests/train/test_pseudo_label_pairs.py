@@ -10,7 +10,8 @@ from train_fixtures import make_rejected, make_task, view
 
 from lmtx_jax import devices
 from lmtx_jax.train.cycle_shapes import cycle_shapes
-from lmtx_jax.train.objective import masked
+from lmtx_jax.train.objective import PASSAGES, masked
+from lmtx_jax.train.pair_source import MAX_WIDTHS
 from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
 from lmtx_jax.types import Ragged
 
@@ -157,12 +158,12 @@ def test_accepted_labels_are_padded_alike_in_all_cycles(most_accepted):
   assert widths(0) == widths(1) == expected
 
 
-# --- labels of two widths ----------------------------------------------------
+# --- labels in parts ---------------------------------------------------------
 
 
 @pytest.mark.parametrize('num_hard', [0, 2])
-def test_the_shorter_labels_of_a_batch_have_a_width_of_their_own(num_hard):
-  """Each stands where its document does, be it among these or the others."""
+def test_labels_come_in_parts_by_length(num_hard):
+  """Each stands where its document does, whatever part that is."""
   task = make_task(64, longest_label=20)
   keys = {tuple(np.unique(row)): key for row, key in spelled(task)}
   pairs = PseudoLabelPairs(
@@ -171,7 +172,7 @@ def test_the_shorter_labels_of_a_batch_have_a_width_of_their_own(num_hard):
     task.accepted,
     task.label_key,
     batch_size=32,
-    epochs=200,  # worth more than one shape
+    epochs=2000,  # worth more than one shape
     seed=(0, 3),
     rejected=make_rejected(task),
     num_hard=num_hard,
@@ -179,13 +180,14 @@ def test_the_shorter_labels_of_a_batch_have_a_width_of_their_own(num_hard):
   widths = set()
   for step in range(4):
     batch = pairs.batch(step)
-    short, longer = batch['passage_ids'], batch['longer_ids']
-    assert len(short) + len(longer) == 32 and len(short) % 8 == 0
+    sides = PASSAGES[:2]
+    short, longer = (batch[f'{side}_ids'] for side in sides)
+    assert len(short) == len(longer) == 16
     assert short.shape[1] <= longer.shape[1]
     widths.add((short.shape[1], longer.shape[1]))
-    sizes = np.concatenate([batch['passage_lengths'], batch['longer_lengths']])
+    sizes = np.concatenate([batch[f'{side}_lengths'] for side in sides])
     assert np.all(np.diff(sizes) >= 0)
-    passage_keys = [*batch['passage_key'], *batch['longer_key']]
+    passage_keys = np.concatenate([batch[f'{side}_key'] for side in sides])
     rows = [
       ids[1 : size - 1]
       for ids, size in zip([*short, *longer], sizes, strict=True)
@@ -206,14 +208,15 @@ def spelled(task):
     yield task.labels.values[start : start + size], key
 
 
-@pytest.mark.parametrize(('total', 'has'), [(1, True), (8, True), (32, False)])
-def test_a_side_divides_among_the_devices(monkeypatch, total, has):
+@pytest.mark.parametrize(('total', 'parts'), [(1, 4), (8, 4), (32, 2)])
+def test_a_part_divides_among_the_devices(monkeypatch, total, parts):
   monkeypatch.setattr(devices, 'total', lambda: total)
   task = make_task(64, longest_label=20)
-  shapes = cycle_shapes(task.documents.lengths, task.labels.lengths, 32, 1)
-  assert bool(shapes.shorter) == has and shapes.shorter % 8 == 0
-  alike = cycle_shapes(task.documents.lengths, np.full(24, 4), 32, 1)
-  assert alike.shorter == 0
+  of = lambda lengths: cycle_shapes(  # noqa: E731
+    task.documents.lengths, lengths, 64, 1
+  )
+  assert of(task.labels.lengths).parts == parts
+  assert of(np.full(24, 4)).parts == 1
 
 
 # --- clusters ----------------------------------------------------------------
@@ -293,6 +296,6 @@ def test_shapes_with_clusters_suit_them_and_do_not_depend_on_the_cycle():
   everyone = Ragged.from_rows([[3]] * 4000)
   some = Ragged.from_rows([[3] * (d % 2) for d in range(4000)])
   widths = shapes(everyone, draw.integers(0, 250, 4000))
-  assert 1 < len(widths) <= 24
+  assert 1 < len(widths) <= MAX_WIDTHS
   assert shapes(some, draw.integers(0, 400, 4000)) <= widths
   assert max(waste) < 0.03  # beside what the longest of a batch asks for

@@ -5,6 +5,7 @@ import functools
 import jax
 import numpy as np
 import optax
+from plain_loss import batch_loss
 import pytest
 from train_fixtures import make_task, start_params, tiny_encoder
 
@@ -12,7 +13,7 @@ from lmtx_jax import devices
 from lmtx_jax.config import TrainConfig
 from lmtx_jax.data.tokens import TokenView
 from lmtx_jax.train import losses
-from lmtx_jax.train.step import TrainState, batch_loss, p_train_step
+from lmtx_jax.train.step import TrainState, p_train_step
 
 TASK = make_task(6)
 ENCODER = tiny_encoder(dropout=0.2)

@@ -7,6 +7,8 @@ import sys
 
 import jax
 import numpy as np
+import optax
+from plain_loss import plain_gradient
 from train_fixtures import (
   make_task,
   start_params,
@@ -17,11 +19,12 @@ from train_fixtures import (
 from lmtx_jax import devices
 from lmtx_jax.config import TrainConfig
 from lmtx_jax.metric_writer import MetricWriter
-from lmtx_jax.train import grad_cache, losses
+from lmtx_jax.train import losses
+from lmtx_jax.train.grad_cache import Chunk
 from lmtx_jax.train.loop import fit
-from lmtx_jax.train.objective import batch_loss
 from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
 from lmtx_jax.train.schedule import FitConfig
+from lmtx_jax.train.step import p_train_step
 
 # Of labels of many lengths, so that they come in two sides.
 ENCODER, TASK = tiny_encoder(dropout=0.1), make_task(160, longest_label=12)
@@ -88,27 +91,21 @@ def gradients(loss=LOSS):
   batch = make_pairs().batch(0)
   if loss is CLUSTER_LOSS:
     batch = with_texts_again(batch, NUM_LABELS)
-  batch, found = devices.shard(batch), []
-  for function in (
-    jax.value_and_grad(
-      functools.partial(batch_loss, bi_encoder=ENCODER, loss=loss)
-    ),
-    functools.partial(
-      grad_cache.value_and_grad,
-      bi_encoder=ENCODER,
-      loss=loss,
-      chunk=grad_cache.Chunk(3),
-    ),
-  ):
-    p_gradient = devices.p_map(
-      lambda *args, f=function: jax.lax.pmean(f(*args)[1], devices.AXIS),
-      in_axes=(0, 0, None),
-    )
-    params = devices.replicate(start_params(ENCODER))
-    found.append(
-      flat(devices.unreplicate(p_gradient(params, batch, jax.random.key(5))))
-    )
-  return found
+  batch, params = devices.shard(batch), start_params(ENCODER)
+  key, step = jax.random.key(5), np.int32(4)
+  _, plain = plain_gradient(
+    params,
+    batch,
+    jax.random.fold_in(key, step),
+    bi_encoder=ENCODER,
+    loss=loss,
+  )
+  taken = p_train_step(ENCODER, loss, optax.identity(), Chunk(3))
+  _, grads = taken.value_and_grad(
+    devices.replicate(params), batch, key, devices.replicate(step)
+  )
+  mean = devices.p_map(lambda x: jax.lax.pmean(x, devices.AXIS))
+  return [flat(plain), flat(devices.unreplicate(mean(grads)))]
 
 
 def main(count, task, folder):
