@@ -254,6 +254,19 @@ class TrainConfig:
     'further negatives (the paper found that they hurt).',
     low=0,
   )
+  hard_negative_below: float = flag(
+    1.0,
+    'Only a no with a p_yes below it makes a hard negative, one that the '
+    'teacher is sure of; 1: every no.',
+    low=0.0,
+    high=1.0,
+  )
+  p_yes_power: float = flag(
+    0.0,
+    'Which of the accepted labels of a document is drawn: each in proportion '
+    "to this power of the teacher's p_yes. 0: all alike.",
+    low=0.0,
+  )
   batching: str = flag(
     'length',
     'Documents of like length in a batch, which saves padding, or of like '
@@ -413,6 +426,7 @@ class Config:
       )
     of_lmtx = {
       'hard_negatives': self.train.hard_negatives,
+      'p_yes_power': self.train.p_yes_power,
       'batching=clusters': self.train.batching != 'length',
       'teacher_budget': self.plan.teacher_budget,
     }
@@ -421,6 +435,10 @@ class Config:
         raise UserError(f'--{flag_name} goes with --method=lmtx alone')
     if self.shortlist.label_prior and not self.shortlist.lexical_weight:
       raise UserError('--label_prior goes with a --lexical_weight above 0')
+    if self.train.hard_negative_below < 1 and not self.train.hard_negatives:
+      raise UserError(
+        '--hard_negative_below goes with --hard_negatives above 0'
+      )
     if self.run.method != 'simcse' and self.method.training_head:
       raise UserError('--training_head goes with --method=simcse alone')
     if self.run.method == 'icxml' and self.teacher.teacher != 'sglang':

@@ -14,7 +14,7 @@ from lmtx_jax.planning.judged import Judged
 from lmtx_jax.snapshot import Snapshot
 from lmtx_jax.stages import Stages
 from lmtx_jax.teacher.pairs import Pairs, Tally
-from lmtx_jax.types import NO, YES, PseudoLabels, UserError
+from lmtx_jax.types import YES, PseudoLabels, UserError, Verdicts
 
 
 def check_budget(budget: int, num_cycles: int, inputs: Inputs) -> None:
@@ -62,18 +62,25 @@ def teach(stages: Stages, cycle: int, snapshot: Snapshot) -> PseudoLabels:
       write_arrays(run.cycle_file(cycle, 'judged.npz'), found._asdict())
     judged = before + found
     accepted, rejected = (
-      judged.rows(judged.answers == answer, num_docs) for answer in (YES, NO)
+      judged.rows(keep, num_docs)
+      for keep in (
+        judged.answers == YES,
+        stages.confidence.rejected(judged.verdicts),
+      )
     )
     return PseudoLabels(accepted, rejected, weights(evidence, judged)), tally
 
   def weights(evidence: Evidence, judged: Judged) -> np.ndarray | None:
     power = stages.config.plan.yes_power
+    yeses = judged.by_document(judged.answers == YES)
+    by_teacher = stages.confidence.weights(judged.p_yes[yeses])
     if not power:
-      return None
+      return by_teacher
     (p_yes,) = processes.lead_arrays(
       lambda: [planner.p_of_yeses(evidence, judged)]
     )
-    return p_yes**power
+    by_planner = p_yes**power
+    return by_planner if by_teacher is None else by_planner * by_teacher
 
   return stages.taught(cycle, ask)
 
@@ -83,14 +90,14 @@ def _ask(
 ) -> tuple[Judged, Tally]:
   inputs, tallies = stages.inputs, []
 
-  def judge(docs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  def judge(docs: np.ndarray, labels: np.ndarray) -> Verdicts:
     name = f'{stages.run.run_id}/cycle_{cycle:02d}_{len(tallies)}'
     pairs = Pairs(inputs.train.texts, inputs.label_texts, docs, labels)
     verdicts, tally = stages.store.judge(
       stages.teacher, pairs, name, stages.asking_report(cycle)
     )
     tallies.append(tally)
-    return verdicts.answer
+    return verdicts
 
   count = _questions_until(stages, cycle) - len(before.docs)
   rounds = stages.config.plan.plan_rounds

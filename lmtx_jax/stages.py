@@ -24,6 +24,7 @@ from lmtx_jax.model.pretrained import Pretrained
 from lmtx_jax.rankings import Rankings
 from lmtx_jax.run_dir import RunDir
 from lmtx_jax.snapshot import Snapshot
+from lmtx_jax.teacher.confidence import Confidence
 from lmtx_jax.teacher.joint_store import JointStore
 from lmtx_jax.teacher.pairs import Pairs, Tally, Teacher
 from lmtx_jax.teacher.progress import Report
@@ -98,6 +99,12 @@ class Stages:
     counts = np.bincount(pairs % num_labels, minlength=num_labels)
     return np.log1p(counts[label_key]).astype(np.float32)
 
+  @property
+  def confidence(self) -> Confidence:
+    """What is made of how sure the teacher is."""
+    train = self.config.train
+    return Confidence(train.p_yes_power, train.hard_negative_below)
+
   def warm_up(self) -> Snapshot:
     """The encoder before cycle 0: as loaded, or after the warm-up."""
     config = self.config.warmup
@@ -147,6 +154,7 @@ class Stages:
           shortlist,
           f'{run.run_id}/cycle_{cycle:02d}',
           self.asking_report(cycle),
+          self.confidence,
         )
       return found.union(before) if before else found, tally
 

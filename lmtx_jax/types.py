@@ -71,13 +71,22 @@ class Ragged:
     Returns:
       In memory, of this one's dtype.
     """
+    return self.union_places(other)[0]
+
+  def union_places(self, other: Ragged) -> tuple[Ragged, np.ndarray]:
+    """The union, and `[total]` places of its values in both, one after other.
+
+    A value of both has that of the first.
+    """
     base = 1 + int(max(self.values.max(initial=0), other.values.max(initial=0)))
-    keys = np.unique(
-      np.concatenate([r.row_ids * base + r.values for r in (self, other)])
+    keys, places = np.unique(
+      np.concatenate([r.row_ids * base + r.values for r in (self, other)]),
+      return_index=True,
     )
     lengths = np.bincount(keys // base, minlength=len(self))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return Ragged((keys % base).astype(self.values.dtype), offsets)
+    values = (keys % base).astype(self.values.dtype)
+    return Ragged(values, offsets), places
 
   def without(self, banned: Ragged) -> Ragged:
     """The rows less the values that stand in the same row of `banned`."""
@@ -181,6 +190,8 @@ class PseudoLabels:
 
   def union(self, other: PseudoLabels) -> PseudoLabels:
     """These and the others, of the same documents and teacher, alike."""
-    return PseudoLabels(
-      self.accepted.union(other.accepted), self.rejected.union(other.rejected)
-    )
+    accepted, places = self.accepted.union_places(other.accepted)
+    weights = None
+    if self.weights is not None and other.weights is not None:
+      weights = np.concatenate([self.weights, other.weights])[places]
+    return PseudoLabels(accepted, self.rejected.union(other.rejected), weights)

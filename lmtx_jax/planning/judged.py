@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lmtx_jax.types import NO, YES, Ragged
+from lmtx_jax.types import NO, YES, Ragged, Verdicts
 
 READABLE = (YES, NO)
 
@@ -20,11 +20,18 @@ class Judged(NamedTuple):
     docs: `[num_pairs]` int64 documents.
     labels: `[num_pairs]` int64 labels.
     answers: `[num_pairs]` int8, YES, NO or INVALID.
+    p_yes: `[num_pairs]` f32, how sure of a yes the teacher is, NaN if invalid.
   """
 
   docs: np.ndarray
   labels: np.ndarray
   answers: np.ndarray
+  p_yes: np.ndarray
+
+  @property
+  def verdicts(self) -> Verdicts:
+    """The answers alone."""
+    return Verdicts(self.answers, self.p_yes)
 
   def __add__(self, other: Judged) -> Judged:
     """These, then the others."""
@@ -50,7 +57,7 @@ class Judged(NamedTuple):
       keep: `[num_pairs]` bool.
       num_docs: of the result.
     """
-    docs, labels, _ = self.take(self.by_document(keep))
+    docs, labels = self.take(self.by_document(keep))[:2]
     offsets = np.concatenate(
       [[0], np.cumsum(np.bincount(docs, minlength=num_docs))]
     )
@@ -73,5 +80,5 @@ class Judged(NamedTuple):
   def none(cls) -> Judged:
     """Nothing asked."""
     return cls(
-      np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int8)
+      *(np.zeros(0, kind) for kind in (np.int64, np.int64, np.int8, np.float32))
     )

@@ -23,12 +23,12 @@ from lmtx_jax import processes
 from lmtx_jax.fusion import reciprocal_ranks
 from lmtx_jax.planning.evidence import Answers, Evidence
 from lmtx_jax.planning.judged import READABLE, Judged
-from lmtx_jax.types import YES
+from lmtx_jax.types import YES, Verdicts
 
 _ENOUGH = 0.3  # how much less each yes makes a further one of a document worth
 
-# Answers of (docs, labels), `[num_pairs]` int8.
-Judge = Callable[[np.ndarray, np.ndarray], np.ndarray]
+# Answers to (docs, labels).
+Judge = Callable[[np.ndarray, np.ndarray], Verdicts]
 
 
 def ask(
@@ -61,7 +61,8 @@ def ask(
     )
     if not len(docs):
       break
-    found += Judged(docs, labels, judge(docs, labels))
+    verdicts = judge(docs, labels)
+    found += Judged(docs, labels, verdicts.answer, verdicts.p_yes)
     yes = float((found.answers == YES).mean())
     logging.info('round %d: %d asked, %.3f yes', number, len(found.docs), yes)
   return found
@@ -95,7 +96,7 @@ def p_of_yeses(evidence: Evidence, judged: Judged) -> np.ndarray:
     `[num_yeses]` f32 p(yes) without the pair's own answer, document by
     document as `Judged.rows` has them.
   """
-  docs, labels, _ = judged.take(judged.by_document(judged.answers == YES))
+  docs, labels = judged.take(judged.by_document(judged.answers == YES))[:2]
   answers = evidence.answers(judged)
   model = fit(evidence, judged, answers)
   if model is None:

@@ -10,6 +10,7 @@ import numpy as np
 from lmtx_jax.config import TeacherConfig
 from lmtx_jax.data.corpus import Texts
 from lmtx_jax.llm_config import LlmConfig
+from lmtx_jax.teacher.confidence import CONFIDENCE, Confidence
 from lmtx_jax.teacher.lexical import LexicalTeacher
 from lmtx_jax.teacher.llm import server_command
 from lmtx_jax.teacher.llm.teacher import LlmTeacher
@@ -17,7 +18,6 @@ from lmtx_jax.teacher.oracle import OracleTeacher
 from lmtx_jax.teacher.pairs import Pairs, Tally, Teacher
 from lmtx_jax.teacher.verdict_store import VerdictStore
 from lmtx_jax.types import (
-  NO,
   YES,
   PseudoLabels,
   Ragged,
@@ -111,6 +111,7 @@ def pseudo_labels(
   shortlist: Shortlist,
   asked_by: str,
   report: Callable[[dict[str, float]], None] | None = None,
+  confidence: Confidence = CONFIDENCE,
 ) -> tuple[PseudoLabels, Tally]:
   """The teacher's yes and no among the shortlists (Algorithm 1, line 6).
 
@@ -125,6 +126,7 @@ def pseudo_labels(
     shortlist: labels of each document.
     asked_by: name of this stage of this run, see `VerdictStore.judge`.
     report: is told of the progress now and then.
+    confidence: what is made of p_yes.
 
   Returns:
     The pseudo labels, in the order of the shortlist, and what they cost.
@@ -135,10 +137,12 @@ def pseudo_labels(
     np.zeros(wanted.shape, bool),
     np.zeros(wanted.shape, bool),
   )
-  accepted[wanted] = verdicts.answer == YES
-  rejected[wanted] = verdicts.answer == NO
+  accepted[wanted] = is_yes = verdicts.answer == YES
+  rejected[wanted] = confidence.rejected(verdicts)
   table = shortlist.labels.astype(np.int32, copy=False)
   result = PseudoLabels(
-    Ragged.from_mask(table, accepted), Ragged.from_mask(table, rejected)
+    Ragged.from_mask(table, accepted),
+    Ragged.from_mask(table, rejected),
+    confidence.weights(verdicts.p_yes[is_yes]),
   )
   return result, tally

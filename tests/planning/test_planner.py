@@ -8,7 +8,7 @@ import pytest
 from lmtx_jax.planning import planner
 from lmtx_jax.planning.evidence import Evidence, neighbour_weights
 from lmtx_jax.planning.judged import Judged
-from lmtx_jax.types import INVALID, NO, YES, Ragged, Shortlist
+from lmtx_jax.types import INVALID, NO, YES, Ragged, Shortlist, Verdicts
 
 NUM_DOCS, NUM_LABELS, DEPTH = 60, 40, 12
 
@@ -46,13 +46,17 @@ def made(seed=0, banned=None, label_key=None, is_empty=None, neighbours=5):
   return evidence, of_doc[:, None] == of_label
 
 
+def verdicts(answers):
+  return Verdicts(answers.astype(np.int8), (answers == YES).astype(np.float32))
+
+
 def by(truth):
   """A teacher who is always right, and what it was asked."""
   asked = []
 
   def judge(docs, labels):
     asked.extend(zip(docs.tolist(), labels.tolist(), strict=True))
-    return np.where(truth[docs, labels], YES, NO).astype(np.int8)
+    return verdicts(np.where(truth[docs, labels], YES, NO))
 
   return judge, asked
 
@@ -141,7 +145,7 @@ def test_answers_that_are_all_alike(answer):
   evidence, _ = made()
 
   def judge(docs, labels):
-    return np.full(len(docs), answer, np.int8)
+    return verdicts(np.full(len(docs), answer))
 
   found = planner.ask(evidence, judge, Judged.none(), 100, 4)
   assert len(found.docs) == 100
@@ -172,7 +176,7 @@ def test_yeses_are_trusted_by_all_else_that_is_known():
 
   def judge(docs, labels):
     wrong = rng.random(len(docs)) < 0.25
-    return np.where(truth[docs, labels] ^ wrong, YES, NO).astype(np.int8)
+    return verdicts(np.where(truth[docs, labels] ^ wrong, YES, NO))
 
   judged = planner.ask(evidence, judge, Judged.none(), 400, 4)
   p_yes = planner.p_of_yeses(evidence, judged)
@@ -190,6 +194,7 @@ def test_judged_rows_keep_the_order_of_asking():
     np.array([2, 0, 2, 1]),
     np.array([7, 3, 1, 4]),
     np.array([YES, NO, YES, INVALID], np.int8),
+    np.array([0.9, 0.1, 0.8, np.nan], np.float32),
   )
   rows = judged.rows(judged.answers == YES, 4)
   assert [row.tolist() for row in rows] == [[], [], [7, 1], []]
