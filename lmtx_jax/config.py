@@ -258,13 +258,14 @@ class TrainConfig:
     1.0,
     'Only a no with a p_yes below it makes a hard negative, one that the '
     'teacher is sure of; 1: every no.',
-    low=0.0,
+    low=1e-6,
     high=1.0,
   )
   p_yes_power: float = flag(
     0.0,
     'Which of the accepted labels of a document is drawn: each in proportion '
-    "to this power of the teacher's p_yes. 0: all alike.",
+    "to this power of the teacher's p_yes (times that of --yes_power). 0: all "
+    'alike.',
     low=0.0,
   )
   batching: str = flag(
@@ -435,9 +436,17 @@ class Config:
         raise UserError(f'--{flag_name} goes with --method=lmtx alone')
     if self.shortlist.label_prior and not self.shortlist.lexical_weight:
       raise UserError('--label_prior goes with a --lexical_weight above 0')
-    if self.train.hard_negative_below < 1 and not self.train.hard_negatives:
+    sure = self.train.hard_negative_below < 1
+    if sure and not self.train.hard_negatives:
       raise UserError(
         '--hard_negative_below goes with --hard_negatives above 0'
+      )
+    if (sure or self.train.p_yes_power) and (
+      self.teacher.teacher == 'sglang' and self.llm.verdict == 'text'
+    ):
+      raise UserError(
+        '--p_yes_power and --hard_negative_below need a p_yes, which'
+        ' --verdict=text has none of'
       )
     if self.run.method != 'simcse' and self.method.training_head:
       raise UserError('--training_head goes with --method=simcse alone')

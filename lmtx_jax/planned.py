@@ -65,7 +65,7 @@ def teach(stages: Stages, cycle: int, snapshot: Snapshot) -> PseudoLabels:
       judged.rows(keep, num_docs)
       for keep in (
         judged.answers == YES,
-        stages.confidence.rejected(judged.verdicts),
+        stages.confidence.rejected(Verdicts(judged.answers, judged.p_yes)),
       )
     )
     return PseudoLabels(accepted, rejected, weights(evidence, judged)), tally

@@ -179,7 +179,8 @@ class PseudoLabels:
   Attributes:
     accepted: row `d` holds the labels (int32) that the teacher accepted for
       training document `d`.
-    rejected: row `d` holds the labels (int32) that it rejected.
+    rejected: row `d` holds the labels (int32) that it rejected; where it must
+      be sure of a no, those alone.
     weights: `[num_accepted]` f32 above 0, in proportion to which one of a
       document's accepted labels is drawn; None: all alike.
   """

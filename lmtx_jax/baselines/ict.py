@@ -12,10 +12,10 @@ from lmtx_jax.data.batches import epoch_order
 from lmtx_jax.data.tokens import Tokens, TokenView
 from lmtx_jax.train.pair_shapes import pair_shapes, shape_of
 from lmtx_jax.train.pair_source import (
-  MAX_WIDTHS,
   MIN_WASTE,
   Batch,
   LastEpoch,
+  max_widths,
   worth_compiling,
 )
 from lmtx_jax.types import UserError
@@ -87,7 +87,7 @@ class IctPairs:
     shapes = pair_shapes(
       *lengths,
       max(max_query_tokens, max_block_tokens),
-      MAX_WIDTHS,
+      max_widths(self._steps_per_epoch),
       waste=MIN_WASTE,
       min_saved=worth_compiling(
         int(sum(side.sum() for side in lengths)), self._steps_per_epoch, epochs

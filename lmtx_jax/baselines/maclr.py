@@ -19,10 +19,10 @@ from lmtx_jax.data.batches import epoch_order
 from lmtx_jax.data.tokens import Tokens, TokenView
 from lmtx_jax.train.pair_shapes import pair_shapes, shape_of
 from lmtx_jax.train.pair_source import (
-  MAX_WIDTHS,
   MIN_WASTE,
   Batch,
   LastEpoch,
+  max_widths,
   worth_compiling,
 )
 from lmtx_jax.types import Ragged, UserError
@@ -162,7 +162,7 @@ class MaclrPairs:
       titles,
       contents,
       max(max_title_tokens, max_content_tokens),
-      MAX_WIDTHS,
+      max_widths(self._steps_per_epoch),
       waste=MIN_WASTE,
       min_saved=worth_compiling(
         int(titles.sum() + contents.sum()),

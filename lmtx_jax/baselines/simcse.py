@@ -8,10 +8,10 @@ import numpy as np
 from lmtx_jax.data.batches import bucket_widths, epoch_order, width_of
 from lmtx_jax.data.tokens import TokenView
 from lmtx_jax.train.pair_source import (
-  MAX_WIDTHS,
   MIN_WASTE,
   Batch,
   LastEpoch,
+  max_widths,
   worth_compiling,
 )
 from lmtx_jax.types import UserError
@@ -61,7 +61,7 @@ class SimCsePairs:
     self._widths = bucket_widths(
       self._lengths,
       int(self._lengths.max()),
-      MAX_WIDTHS,
+      max_widths(self._steps_per_epoch),
       waste=MIN_WASTE,
       min_saved=worth_compiling(
         int(self._lengths.sum()), self._steps_per_epoch, epochs

@@ -23,7 +23,7 @@ def steps_a_compilation() -> float:
 
   On a CPU about one (six layers of 384) to three (the small encoder of the
   quickstart) are computed while what embeds a width, and leads its gradient
-  back, is compiled; on an accelerator some dozens.
+  back, is compiled; on an accelerator some dozens, which is a guess.
   """
   return 1.0 if jax.default_backend() == 'cpu' else 50.0
 
@@ -31,9 +31,10 @@ def steps_a_compilation() -> float:
 def width_cost(passes: int = 1) -> float:
   """Tokens that a width to embed inputs at must save in each of some passes.
 
-  Without a gradient it is compiled in about half the time.
+  Without a gradient it is compiled in about the time of a batch on a CPU.
   """
-  return steps_a_compilation() * default_batch_tokens() / passes
+  batches = 1 if jax.default_backend() == 'cpu' else 25
+  return batches * default_batch_tokens() / passes
 
 
 def allowed_widths(max_tokens: int) -> np.ndarray:

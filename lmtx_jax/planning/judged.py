@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from lmtx_jax.types import NO, YES, Ragged, Verdicts
+from lmtx_jax.types import NO, YES, Ragged
 
 READABLE = (YES, NO)
 
@@ -27,11 +27,6 @@ class Judged(NamedTuple):
   labels: np.ndarray
   answers: np.ndarray
   p_yes: np.ndarray
-
-  @property
-  def verdicts(self) -> Verdicts:
-    """The answers alone."""
-    return Verdicts(self.answers, self.p_yes)
 
   def __add__(self, other: Judged) -> Judged:
     """These, then the others."""

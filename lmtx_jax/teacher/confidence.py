@@ -8,11 +8,9 @@ import numpy as np
 
 from lmtx_jax.types import NO, Verdicts
 
-_LEAST = 1e-6  # what p_yes is raised to, so that each yes can be drawn
-
 
 class Confidence(NamedTuple):
-  """How answers become pseudo labels.
+  """How answers become pseudo labels; by default a no is a no, as in the paper.
 
   Attributes:
     power: of p_yes, in proportion to which an accepted label is drawn; 0: all
@@ -32,7 +30,5 @@ class Confidence(NamedTuple):
     """`[num_accepted]` f32 above 0; None: all alike."""
     if not self.power:
       return None
-    return np.maximum(p_yes, _LEAST) ** np.float32(self.power)
-
-
-CONFIDENCE = Confidence()  # the paper's: yes is yes and no is no
+    weights = np.float64(p_yes) ** self.power
+    return np.maximum(weights, np.finfo(np.float32).tiny).astype(np.float32)

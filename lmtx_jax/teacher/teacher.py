@@ -10,7 +10,7 @@ import numpy as np
 from lmtx_jax.config import TeacherConfig
 from lmtx_jax.data.corpus import Texts
 from lmtx_jax.llm_config import LlmConfig
-from lmtx_jax.teacher.confidence import CONFIDENCE, Confidence
+from lmtx_jax.teacher.confidence import Confidence
 from lmtx_jax.teacher.lexical import LexicalTeacher
 from lmtx_jax.teacher.llm import server_command
 from lmtx_jax.teacher.llm.teacher import LlmTeacher
@@ -111,12 +111,12 @@ def pseudo_labels(
   shortlist: Shortlist,
   asked_by: str,
   report: Callable[[dict[str, float]], None] | None = None,
-  confidence: Confidence = CONFIDENCE,
+  confidence: Confidence = Confidence(),  # noqa: B008, it is immutable
 ) -> tuple[PseudoLabels, Tally]:
   """The teacher's yes and no among the shortlists (Algorithm 1, line 6).
 
-  Empty documents are never asked about; a pair without a readable answer is
-  neither accepted nor rejected.
+  Empty documents are never asked about; a pair without a readable answer, or
+  with a no that does not count, is neither accepted nor rejected.
 
   Args:
     store: remembers the verdicts.

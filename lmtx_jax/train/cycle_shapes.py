@@ -9,12 +9,12 @@ import numpy as np
 
 from lmtx_jax import devices
 from lmtx_jax.data.batches import bucket_widths, epoch_order
-from lmtx_jax.train.pair_source import MAX_WIDTHS, MIN_WASTE, worth_compiling
+from lmtx_jax.train.pair_source import MIN_WASTE, max_widths, worth_compiling
 
 _TRIED = 512  # batches, at least, that shapes are chosen by
 _MOST_TRIED = 1024
 _RUNS = 4  # of other seeds or teachers, that the kept programs serve
-_MIXED = 2  # batches of a width, so that not always the same documents meet
+_MAX_WIDTHS = 32  # of labels, and of documents where all lengths meet
 _LEAST_ROWS = 16  # labels of a part
 _WORTH_PARTS = 0.01  # share of tokens that twice as many must save
 
@@ -75,20 +75,22 @@ def cycle_shapes(
   steps = len(doc_lengths) // batch_size
   # What a width must save, of the tokens of all batches that were drawn.
   min_saved = worth_compiling(int(tokens), steps, epochs * _RUNS)
-  share = 1 / batch_size
-  if not clustered:  # then those of a width meet, and lengths are known
-    docs, share = doc_lengths, steps / max(1, len(docs))
+  if clustered:
+    longest_docs, most_widths, share = docs, _MAX_WIDTHS, 1 / batch_size
+  else:  # documents of a width meet
+    longest_docs, most_widths = doc_lengths, max_widths(steps)
+    share = steps / max(1, len(docs))
   doc_widths = bucket_widths(
-    docs,
+    longest_docs,
     int(doc_lengths.max(initial=3)),
-    max(1, min(MAX_WIDTHS, steps // _MIXED)),
+    most_widths,
     waste=MIN_WASTE,
     min_saved=min_saved * share,
   )
   label_widths = bucket_widths(
     np.append(longest, np.repeat(extra, num_hard * parts)),
     int(label_lengths.max(initial=3)),
-    MAX_WIDTHS,
+    _MAX_WIDTHS,
     waste=MIN_WASTE,
     min_saved=min_saved / (batch_size // parts),
   )
@@ -105,14 +107,15 @@ def _parts(labels: np.ndarray, tokens: int) -> tuple[int, np.ndarray]:
     tokens: of all batches.
   """
   batch_size, unit = labels.shape[1], math.lcm(8, devices.total())
+  least = _LEAST_ROWS * max(1, devices.total() // 8)
   found, longest = 1, labels[:, -1:]
   for parts in (2, 4):
-    if batch_size % (parts * unit) or batch_size < parts * _LEAST_ROWS:
+    if batch_size % (parts * unit) or batch_size < parts * least:
       break
     rows = batch_size // parts
     finer = labels[:, rows - 1 :: rows]
     saved = batch_size * (longest.mean(axis=1) - finer.mean(axis=1)).sum()
-    if saved < _WORTH_PARTS * tokens:
+    if saved <= _WORTH_PARTS * tokens:
       break
     found, longest = parts, finer
   return found, longest.ravel()

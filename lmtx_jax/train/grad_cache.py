@@ -4,8 +4,8 @@ After Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory
 Limited Setup" (RepL4NLP 2021), but for one thing: the losses here are means
 over queries that see each other's passages, never each other. So the passages
 are embedded, then the queries with their gradient, and what these want of the
-passages is led back into them. Only passages that come in chunks, whose
-activations are not kept, are embedded twice.
+passages is led back into them. Passages whose activations are not kept, as they
+come in chunks or are few, are embedded twice.
 
 Each function is a program of its own that knows the width of one side alone:
 batches of m widths of queries and n of passages are m + n programs, not m * n.
@@ -65,13 +65,20 @@ class Chunk:
 
 WHOLE = Chunk()
 
+# Tokens of passages whose activations are kept: a copy of the weights is kept
+# with them, so that few tokens are sooner embedded again.
+_WORTH_KEEPING = 2048
+
+# Of the dropout: key of the training, number of the step and of the side.
+Key = tuple[jax.Array, jax.Array, jax.Array]
+
 
 @dataclasses.dataclass(frozen=True)
 class Gradient:
   """The functions; all see one device's part of a batch.
 
-  Dropout keys are those of a side and a step, the same on all devices; None
-  for no dropout.
+  Dropout follows from the key of a training, the step and the side, the same on
+  all devices.
 
   Attributes:
     bi_encoder: the tied towers.
@@ -84,7 +91,7 @@ class Gradient:
   chunk: Chunk = WHOLE
 
   def passages(
-    self, params: Any, side: DeviceBatch, rng: jax.Array | None
+    self, params: Any, side: DeviceBatch, key: Key
   ) -> tuple[jax.Array, Callable | None]:
     """Embeds a side of passages.
 
@@ -92,8 +99,8 @@ class Gradient:
       `[B_side, dim]` f32, those of all devices, and what leads a gradient of
       this device's ones back into the parameters; None where that is forgotten.
     """
-    ids = side['ids']
-    if self.chunk.rows_of(ids) == len(ids):
+    ids, rng = side['ids'], _fold(key)
+    if self.chunk.rows_of(ids) == len(ids) and ids.size >= _WORTH_KEEPING:
       emb, pull = jax.vjp(lambda p: self._embed(p, _rows(side), rng), params)
     else:
       embed = lambda part: self._embed(params, part, rng)  # noqa: E731
@@ -108,7 +115,7 @@ class Gradient:
     accepted: jax.Array,
     passage_emb: list[jax.Array],
     passage_key: list[jax.Array],
-    rng: jax.Array | None,
+    key: Key,
   ) -> tuple[jax.Array, Any, list[jax.Array]]:
     """The loss of the queries and its gradient.
 
@@ -118,20 +125,20 @@ class Gradient:
       accepted: `[b, any]` int32, keys that are no negatives of each query.
       passage_emb: `[B_side, dim]` of each side of passages, of all devices.
       passage_key: `[b_side]` int32 of each, of this device.
-      rng: key of the dropout.
+      key: of the dropout.
 
     Returns:
       the loss, a scalar, mean over these queries; its gradient by the
       parameters as far as they embed the queries; and `[b_side, dim]` of each
       side, the gradient of all devices' losses by this device's passages.
     """
-    b = len(side['ids'])
-    key = jax.lax.all_gather(passage_key, devices.AXIS, tiled=True)
-    key = jnp.concatenate(key)
+    b, rng = len(side['ids']), _fold(key)
+    keys = jax.lax.all_gather(passage_key, devices.AXIS, tiled=True)
+    keys = jnp.concatenate(keys)
 
     def loss(params: Any, emb: jax.Array, part: DeviceBatch) -> jax.Array:
       """The share of a chunk of queries."""
-      no_negative = masked(part['accepted'], key)
+      no_negative = masked(part['accepted'], keys)
       query_emb = self._embed(params, part, rng)
       value = self.loss(query_emb, emb, part['row'], no_negative)
       return jnp.where(part['real'], value, 0).sum() / b
@@ -155,7 +162,7 @@ class Gradient:
     params: Any,
     side: DeviceBatch,
     wanted: jax.Array,
-    rng: jax.Array | None,
+    key: Key,
   ) -> Any:
     """Adds what embeds a side of passages to a gradient.
 
@@ -165,10 +172,12 @@ class Gradient:
       params: of the bi-encoder.
       side: `b_side` texts.
       wanted: `[b_side, dim]`, the gradient by their embeddings.
-      rng: key of the dropout.
+      key: of the dropout.
     """
     if pull is not None:
       return jax.tree.map(jnp.add, grads, pull(wanted)[0])
+
+    rng = _fold(key)
 
     def one(part: DeviceBatch) -> Any:
       _, pull = jax.vjp(lambda p: self._embed(p, part, rng), params)
@@ -178,9 +187,7 @@ class Gradient:
       one, self.chunk.split({**_rows(side), 'wanted': wanted}), grads
     )
 
-  def _embed(
-    self, params: Any, part: DeviceBatch, rng: jax.Array | None
-  ) -> jax.Array:
+  def _embed(self, params: Any, part: DeviceBatch, rng: jax.Array) -> jax.Array:
     return self.bi_encoder.apply(
       params,
       part['ids'],
@@ -188,6 +195,11 @@ class Gradient:
       dropout_rng=rng,
       first_row=part['row'][0],
     )
+
+
+def _fold(key: Key) -> jax.Array:
+  rng, step, side = key
+  return jax.random.fold_in(jax.random.fold_in(rng, step), side)
 
 
 def _rows(side: DeviceBatch) -> DeviceBatch:

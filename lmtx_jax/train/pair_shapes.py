@@ -19,7 +19,7 @@ def pair_shapes(
   """Shapes that pad pairs of these lengths with few tokens.
 
   Each side has widths of its own, which are what is compiled. A shape is one
-  of each side: it says which pairs meet in a batch, and costs nothing. One
+  of each side: it says which pairs meet in a batch, and is not compiled. One
   shape after the other is added, each time the one that saves the most.
 
   Args:
@@ -50,16 +50,17 @@ def pair_shapes(
     np.stack(padded, axis=-1), axis=0, return_counts=True
   )
   tried = np.stack(np.meshgrid(*widths, indexing='ij'), -1).reshape(-1, 2)
+  fits = (cells[None] <= tried[:, None]).all(axis=-1)  # [tried, cells]
   found = [np.array([max_tokens, max_tokens])]
   cost = np.full(len(cells), found[0].sum())  # of each cell
   while len(found) < max_shapes and counts @ cost > enough:
-    fits = (cells[None] <= tried[:, None]).all(axis=-1)  # [tried, cells]
     saved = np.maximum(0, cost - tried.sum(axis=1)[:, None]) * fits @ counts
-    if not saved.any():
+    best = saved.argmax()
+    if not saved[best]:
       break
-    found.append(tried[saved.argmax()])
-    new = np.where(fits[saved.argmax()], found[-1].sum(), cost)
-    cost = np.minimum(cost, new)
+    found.append(tried[best])
+    better = np.minimum(cost, found[-1].sum())
+    cost = np.where(fits[best], better, cost)
   return _side_by_side(np.array(found))
 
 

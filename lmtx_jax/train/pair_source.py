@@ -16,7 +16,8 @@ from lmtx_jax.data.batches import steps_a_compilation
 
 Batch = dict[str, np.ndarray]
 
-MAX_WIDTHS = 32  # of a side of a training
+_MOST_WIDTHS = 32  # of a side of a training
+_MIXED = 3  # batches of a width, so that not always the same inputs meet
 MIN_WASTE = 0.01  # share of padding that no width is compiled for
 
 
@@ -30,7 +31,7 @@ class PairSource(Protocol):
 
   The passages may come in parts, each with a width of its own: those of the
   first queries are passage_ids, those of the next ones passage_1_ids, and so on
-  (`objective.PASSAGES`).
+  (`objective.PASSAGES`). The devices divide the rows of each part.
 
   It may hold further passages, which are nobody's own: extra_ids
   `[extra, width]` int32, extra_lengths and extra_key `[extra]` int32; they
@@ -77,6 +78,11 @@ class LastEpoch:
       self._known = None  # never two in memory
       self._known = (epoch, self._make(epoch))
     return self._known[1]
+
+
+def max_widths(steps_per_epoch: int) -> int:
+  """Widths that a side has at most, where inputs of a width meet in batches."""
+  return max(1, min(_MOST_WIDTHS, steps_per_epoch // _MIXED))
 
 
 def worth_compiling(

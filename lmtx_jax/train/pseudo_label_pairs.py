@@ -86,6 +86,7 @@ class PseudoLabelPairs:
     self._clusters = None if clusters is None else clusters[self._rows]
     self.batch_size = batch_size
     self._lengths = documents.lengths[self._rows]
+    self._shortest = int(labels.lengths.argmin()) if len(labels) else 0
     self.num_pairs = len(self._rows)
     self._steps_per_epoch = self.num_pairs // batch_size
     self.num_steps = self._steps_per_epoch * epochs
@@ -148,10 +149,11 @@ class PseudoLabelPairs:
     return batch
 
   def _side(self, name: str, labels: np.ndarray) -> Batch:
-    """Some passages of a batch; label -1 is some text of key -1."""
-    longest = int(self._labels.lengths[labels].max())
+    """Some passages of a batch; label -1 is a short text of key -1."""
+    texts = np.where(labels < 0, self._shortest, labels)
+    longest = int(self._labels.lengths[texts].max())
     ids, lengths = self._labels.batch(
-      labels, width_of(longest, self._shapes.label_widths)
+      texts, width_of(longest, self._shapes.label_widths)
     )
     return {
       f'{name}_ids': ids,

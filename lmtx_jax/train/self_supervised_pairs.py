@@ -11,10 +11,10 @@ from lmtx_jax.data.batches import epoch_order
 from lmtx_jax.data.tokens import Tokens, TokenView
 from lmtx_jax.train.pair_shapes import pair_shapes, shape_of
 from lmtx_jax.train.pair_source import (
-  MAX_WIDTHS,
   MIN_WASTE,
   Batch,
   LastEpoch,
+  max_widths,
   worth_compiling,
 )
 
@@ -96,7 +96,7 @@ class SelfSupervisedPairs:
     self._shapes = pair_shapes(
       *lengths,
       max_tokens,
-      MAX_WIDTHS,
+      max_widths(self._steps_per_epoch),
       waste=MIN_WASTE,
       min_saved=worth_compiling(
         int(lengths[0].sum() + lengths[1].sum()), self._steps_per_epoch, epochs

@@ -45,18 +45,13 @@ class TrainStep:
     self, gradient: Gradient, optimizer: optax.GradientTransformation
   ):
     """Takes what makes the gradient, and the optimiser but for its rate."""
-    self._passages = devices.p_map(
-      lambda params, side, key: gradient.passages(params, side, _key(*key)),
-      in_axes=(0, 0, (0, None, None)),
-    )
+    key = (None, 0, None)
+    self._passages = devices.p_map(gradient.passages, in_axes=(0, 0, key))
     self._queries = devices.p_map(
-      lambda *args: gradient.queries(*args[:-1], _key(*args[-1])),
-      in_axes=(0, 0, 0, 0, 0, (0, None, None)),
+      gradient.queries, in_axes=(0, 0, 0, 0, 0, key)
     )
     self._into_passages = devices.p_map(
-      lambda *args: gradient.into_passages(*args[:-1], _key(*args[-1])),
-      in_axes=(0, 0, 0, 0, 0, (0, None, None)),
-      donate_argnums=0,
+      gradient.into_passages, in_axes=(0, 0, 0, 0, 0, key), donate_argnums=0
     )
     self._update = devices.p_map(
       functools.partial(_update, optimizer=optimizer),
@@ -68,7 +63,7 @@ class TrainStep:
     self,
     state: TrainState,
     batch: DeviceBatch,
-    rng: jax.Array | None,
+    rng: jax.Array,
     learning_rate: jax.Array,
   ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update.
@@ -76,7 +71,7 @@ class TrainStep:
     Args:
       state: replicated over the devices.
       batch: a `pair_source.PairSource` batch, `[devices, ...]`.
-      rng: of the dropout of all steps; None for no dropout.
+      rng: key of the dropout of all steps.
       learning_rate: f32 scalar.
 
     Returns:
@@ -89,7 +84,7 @@ class TrainStep:
     self,
     params: Any,
     batch: DeviceBatch,
-    rng: jax.Array | None,
+    rng: jax.Array,
     step: jax.Array,
   ) -> tuple[jax.Array, Any]:
     """The loss of each device's queries, and its gradient.
@@ -97,7 +92,7 @@ class TrainStep:
     Those of the whole batch are the means over the devices.
     """
     sides = passage_sides(batch)
-    keys = {s: (step, rng, side_number(s)) for s in ('query', *sides)}
+    keys = {s: (rng, step, side_number(s)) for s in ('query', *sides)}
     embedded = [
       self._passages(params, side_of(batch, side), keys[side]) for side in sides
     ]
@@ -109,20 +104,12 @@ class TrainStep:
       [batch[f'{side}_key'] for side in sides],
       keys['query'],
     )
-    for side, (_, pull), grad in zip(sides, embedded, wanted, strict=True):
+    for side, grad in zip(sides, wanted, strict=True):
+      _, pull = embedded.pop(0)  # what was kept is not kept longer
       grads = self._into_passages(
         grads, pull, params, side_of(batch, side), grad, keys[side]
       )
     return value, grads
-
-
-def _key(
-  step: jax.Array, rng: jax.Array | None, side: jax.Array
-) -> jax.Array | None:
-  """The key of the dropout of a side in a step, the same on all devices."""
-  if rng is None:
-    return None
-  return jax.random.fold_in(jax.random.fold_in(rng, step), side)
 
 
 def _update(

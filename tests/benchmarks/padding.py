@@ -1,4 +1,4 @@
-"""Share of the tokens of cycles that are padding, and shapes of their steps.
+"""Share of the tokens of cycles that are padding, and widths of their batches.
 
 python -m tests.benchmarks.padding (--dataset=NAME | --data_dir=DIR)
     --model=DIR [--label_text=title_content] [--num_cycles=3]
@@ -10,7 +10,7 @@ is theirs, or any where the data tells none. Nothing is trained or compiled.
 More documents than there are come several times.
 
 One JSON line a setting: "padding" of all token slots in percent, and of either
-side; "shapes", each of which would be compiled.
+side; "widths" of documents and labels, each of which would be compiled.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class PaddingConfig:
     '2000/128/16/64/1,4000/450/15/128/1,30000/450/15/128/1',
     'Documents/document tokens/label tokens/batch size/epochs, each.',
   )
-  num_cycles: int = flag(3, 'Cycles, which share the shapes.', low=1)
+  num_cycles: int = flag(3, 'Cycles, which share the widths.', low=1)
 
 
 def measure(
@@ -55,9 +55,9 @@ def measure(
   epochs: int,
   num_cycles: int,
 ) -> dict[str, float]:
-  """Padding and shapes of all cycles; `positives` has a label a document."""
+  """Padding and widths of all cycles; `positives` has a label a document."""
   tokens, slots = (dict.fromkeys(('documents', 'labels'), 0) for _ in range(2))
-  shapes, steps = set(), 0
+  widths, steps = set(), 0
   for cycle in range(num_cycles):
     accepts = np.random.default_rng(cycle).random(len(documents)) < _ACCEPTED
     pairs = PseudoLabelPairs(
@@ -73,9 +73,9 @@ def measure(
     steps += pairs.num_steps
     for step in range(pairs.num_steps):
       batch = pairs.batch(step)
-      shapes.add(tuple((name, x.shape) for name, x in batch.items()))
       for side, kind in _SIDES.items():
         if f'{side}_ids' in batch:
+          widths.add((kind, batch[f'{side}_ids'].shape))
           slots[kind] += batch[f'{side}_ids'].size
           tokens[kind] += int(batch[f'{side}_lengths'].sum())
   empty = {kind: slots[kind] - tokens[kind] for kind in slots}
@@ -83,7 +83,7 @@ def measure(
   return {
     'padding': round(100 * sum(empty.values()) / total, 1),
     **{kind: round(100 * count / total, 1) for kind, count in empty.items()},
-    'shapes': len(shapes),
+    'widths': len(widths),
     'steps': steps,
   }
 

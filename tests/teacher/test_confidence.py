@@ -1,7 +1,7 @@
 """What is made of p_yes, from the verdicts to the labels that are drawn."""
 
 import contextlib
-import json
+import sqlite3
 
 import numpy as np
 import pytest
@@ -16,6 +16,10 @@ from lmtx_jax.teacher.teacher import pseudo_labels
 from lmtx_jax.teacher.verdict_store import VerdictStore
 from lmtx_jax.types import INVALID, NO, YES, Shortlist, Verdicts
 
+_TRAINING_P_YES = """
+  SELECT p_yes FROM verdicts JOIN askers ON askers.id = asked_by
+  WHERE askers.name LIKE '%cycle%'
+"""
 VERDICTS = Verdicts(
   np.array([YES, NO, NO, INVALID, YES], np.int8),
   np.array([0.9, 0.4, 0.01, np.nan, 0.6], np.float32),
@@ -73,25 +77,45 @@ def test_sure_answers_are_truer(tmp_path):
   assert 0 < share(sure.rejected) < 0.5 * share(plain.rejected)
 
 
-@pytest.mark.parametrize('budget', [(), ('--teacher_budget=192',)])
+@pytest.mark.parametrize('budget', [False, True])
 def test_a_run_draws_by_p_yes_and_refuses_by_sure_noes(tiny, tmp_path, budget):
   flags = (
-    *(*tiny, *budget, '--teacher=oracle', '--yes_power=0'),
-    *('--oracle_recall=0.7', '--oracle_false_yes=0.1', '--train_on=run'),
-    *('--p_yes_power=2', '--hard_negatives=1', '--hard_negative_below=0.1'),
+    *(*tiny, '--teacher=oracle', '--oracle_recall=0.7', '--num_cycles=1'),
+    *('--oracle_false_yes=0.1', '--hard_negatives=1', '--train_on=run'),
+    *(['--teacher_budget=192'] if budget else []),
   )
-  succeed('main', *flags, f'--run_dir={tmp_path}')
-  cycles = json.loads((tmp_path / 'summary.json').read_text())['cycles']
-  for cycle in range(len(cycles)):
-    found = read_arrays(tmp_path / f'cycle_{cycle:02d}' / 'pseudo_labels.npz')
-    weights = found['weights']
-    assert len(weights) == len(found['accepted_values'])
-    assert 0.25 <= weights.min() < weights.max() <= 1
-    assert 0 < len(found['rejected_values']) < cycles[cycle]['pairs']
+
+  def pseudo(*more):
+    run = tmp_path / f'run{len(more)}'
+    succeed('main', *flags, *more, f'--run_dir={run}')
+    with contextlib.closing(sqlite3.connect(run / 'verdicts.sqlite')) as db:
+      p_yes = np.array(db.execute(_TRAINING_P_YES).fetchall())[:, 0]
+    return p_yes, read_arrays(run / 'cycle_00' / 'pseudo_labels.npz')
+
+  _, plain = pseudo()
+  p_yes, sure = pseudo('--p_yes_power=2', '--hard_negative_below=0.1')
+  assert len(plain['rejected_values']) == (p_yes < 0.5).sum()
+  assert 0 < len(sure['rejected_values']) == (p_yes < 0.1).sum()
+  assert (p_yes < 0.1).sum() < (p_yes < 0.5).sum()
+  # The planner's weights are multiplied.
+  assert ('weights' in plain) == budget
+  ratio = sure['weights'] / plain.get('weights', np.float32(1))
+  by_teacher = np.float32(p_yes[p_yes > 0.5]) ** 2
+  np.testing.assert_allclose(np.sort(ratio), np.sort(by_teacher), rtol=1e-5)
 
 
-def test_a_threshold_for_no_hard_negatives_is_an_error(tiny, tmp_path):
-  result = call(
-    'main', *tiny, '--hard_negative_below=0.1', f'--run_dir={tmp_path}'
-  )
-  assert '--hard_negative_below goes with --hard_negatives' in result.error
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--hard_negative_below=0.1'], 'goes with --hard_negatives above 0'),
+    (
+      ['--p_yes_power=1', '--teacher=sglang', '--verdict=text'],
+      'which --verdict=text has none of',
+    ),
+    (['--hard_negative_below=0'], 'hard_negative_below'),
+    (['--p_yes_power=-1'], 'p_yes_power'),
+  ],
+)
+def test_bad_flags_are_one_line(tiny, tmp_path, flags, message):
+  result = call('main', *tiny, *flags, f'--run_dir={tmp_path}')
+  assert message in result.error

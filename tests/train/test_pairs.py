@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from train_fixtures import SPECIAL, make_task, view
 
+from lmtx_jax.data.batches import bucket_widths
 from lmtx_jax.data.tokens import Special, Tokens
 from lmtx_jax.train.pair_shapes import pair_shapes, shape_of
-from lmtx_jax.train.pair_source import MAX_WIDTHS
 from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
 from lmtx_jax.train.self_supervised_pairs import (
   SelfSupervisedPairs,
@@ -210,7 +210,7 @@ def test_the_longer_a_training_the_less_padding():
 
   once, often = measure(1), measure(50)
   assert often[0] < 0.05
-  assert len(often[1]) <= 2 * MAX_WIDTHS
+  assert len(often[1]) <= 48
   assert often[0] < once[0] < 0.15
   assert len(once[1]) < len(often[1])
 
@@ -255,7 +255,7 @@ def test_cycles_of_one_epoch_have_little_padding(
     waste, found = waste_and_shapes(pairs)
     assert waste < most
     shapes |= found
-  assert len(shapes) <= 2 * MAX_WIDTHS
+  assert len(shapes) <= 48
 
 
 # --- self-supervised ---------------------------------------------------------
@@ -502,7 +502,7 @@ def test_pairs_are_padded_by_both_sides():
   tokens, starts_word = many_documents(4000)
   waste, shapes = waste_and_shapes(warm_up(tokens, starts_word, epochs=20))
   assert waste < 0.1
-  assert len(shapes) <= 2 * MAX_WIDTHS
+  assert len(shapes) <= 48
   _, few = waste_and_shapes(warm_up(tokens, starts_word))
   assert len(few) < len(shapes)
 
@@ -528,16 +528,16 @@ LENGTHS = st.lists(
 
 @settings(max_examples=40, deadline=None)
 @given(LENGTHS, st.integers(1, 5))
-def test_shapes_are_made_of_few_widths(lengths, max_shapes):
-  """More of them than of widths, which alone are compiled; none is wasted."""
+def test_shapes_are_made_of_the_widths_of_each_side(lengths, max_shapes):
   query, passage = np.array(lengths).T
   make = lambda count: pair_shapes(  # noqa: E731
     query, passage, 64, count, waste=0.0, min_saved=0.0
   )
   shapes, one = make(max_shapes), make(1)
   assert one.tolist() == [[64, 64]]
-  for side in shapes.T:
-    assert len(np.unique(side)) <= max_shapes
+  for used, side in zip(shapes.T, (query, passage), strict=True):
+    widths = bucket_widths(side, 64, max_shapes, waste=0.0, min_saved=0.0)
+    assert set(used) <= set(widths)
   cost = lambda found: found[shape_of(query, passage, found)].sum()  # noqa: E731
   assert cost(shapes) <= cost(one)
 

@@ -11,7 +11,6 @@ from train_fixtures import make_rejected, make_task, view
 from lmtx_jax import devices
 from lmtx_jax.train.cycle_shapes import cycle_shapes
 from lmtx_jax.train.objective import PASSAGES, masked
-from lmtx_jax.train.pair_source import MAX_WIDTHS
 from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
 from lmtx_jax.types import Ragged
 
@@ -208,7 +207,7 @@ def spelled(task):
     yield task.labels.values[start : start + size], key
 
 
-@pytest.mark.parametrize(('total', 'parts'), [(1, 4), (8, 4), (32, 2)])
+@pytest.mark.parametrize(('total', 'parts'), [(1, 4), (8, 4), (16, 2), (32, 1)])
 def test_a_part_divides_among_the_devices(monkeypatch, total, parts):
   monkeypatch.setattr(devices, 'total', lambda: total)
   task = make_task(64, longest_label=20)
@@ -296,6 +295,6 @@ def test_shapes_with_clusters_suit_them_and_do_not_depend_on_the_cycle():
   everyone = Ragged.from_rows([[3]] * 4000)
   some = Ragged.from_rows([[3] * (d % 2) for d in range(4000)])
   widths = shapes(everyone, draw.integers(0, 250, 4000))
-  assert 1 < len(widths) <= MAX_WIDTHS
+  assert 1 < len(widths) <= 32
   assert shapes(some, draw.integers(0, 400, 4000)) <= widths
   assert max(waste) < 0.03  # beside what the longest of a batch asks for

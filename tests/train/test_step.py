@@ -5,7 +5,6 @@ import functools
 import jax
 import numpy as np
 import optax
-from plain_loss import batch_loss
 import pytest
 from train_fixtures import make_task, start_params, tiny_encoder
 
@@ -36,10 +35,20 @@ def make_batch(labels, accepted):
 
 
 @functools.lru_cache
-def p_loss():
-  return devices.p_map(
-    functools.partial(batch_loss, rng=None, bi_encoder=ENCODER, loss=LOSS)
+def step_of(encoder, loss):
+  return p_train_step(encoder, loss, optax.identity())
+
+
+def loss_of(batch, encoder=None, loss=LOSS):
+  """The loss of a batch; by default without dropout."""
+  step = step_of(encoder or tiny_encoder(), loss)
+  values, _ = step.value_and_grad(
+    devices.replicate(PARAMS),
+    devices.shard(batch),
+    jax.random.key(3),
+    devices.replicate(np.int32(0)),
   )
+  return float(np.asarray(values).mean())
 
 
 # Labels 0 and 1 are one text; document 3 accepts label 9 beside its own 5.
@@ -65,11 +74,9 @@ def test_only_labels_that_are_not_accepted_are_negatives():
       for d in range(6)
     ]
   )
-  value = p_loss()(devices.replicate(PARAMS), devices.shard(batch))
-  np.testing.assert_allclose(devices.unreplicate(value), expected, rtol=1e-6)
+  np.testing.assert_allclose(loss_of(batch), expected, rtol=1e-6)
   blind = make_batch(LABELS, np.array(LABELS)[:, None])  # nothing else masked
-  value = p_loss()(devices.replicate(PARAMS), devices.shard(blind))
-  assert devices.unreplicate(value) > expected + 0.1
+  assert loss_of(blind) > expected + 0.1
 
 
 def with_extra(labels, keys):
@@ -79,14 +86,6 @@ def with_extra(labels, keys):
     **side('extra', TASK.labels, labels),
     'extra_key': np.array(keys, np.int32),
   }
-
-
-def loss_of(batch, rng=None, loss=LOSS):
-  p_loss = devices.p_map(
-    functools.partial(batch_loss, rng=rng, bi_encoder=ENCODER, loss=loss)
-  )
-  value = p_loss(devices.replicate(PARAMS), devices.shard(batch))
-  return float(devices.unreplicate(value))
 
 
 def test_extra_passages_are_negatives_of_all_but_those_who_accept_them():
@@ -112,9 +111,8 @@ def test_extra_passages_are_negatives_of_all_but_those_who_accept_them():
 
 def test_extra_passages_of_nobody_leave_the_loss_as_it_is():
   """So the dropout of the other passages is the same, too."""
-  key = jax.random.key(3)
-  plain = loss_of(make_batch(LABELS, ACCEPTED), key)
-  extra = loss_of(with_extra([12, 9, 5], [-1, -1, -1]), key)
+  plain = loss_of(make_batch(LABELS, ACCEPTED), ENCODER)
+  extra = loss_of(with_extra([12, 9, 5], [-1, -1, -1]), ENCODER)
   np.testing.assert_allclose(extra, plain, rtol=1e-6)
 
 
@@ -127,9 +125,8 @@ def test_a_text_again_has_a_dropout_of_its_own():
     del masked
     return abs(query_emb - passage_emb[6:][own]).max(axis=1)
 
-  loss = lambda rng: loss_of(batch, rng, apart)  # noqa: E731
-  assert loss(None) < 1e-6
-  assert loss(jax.random.key(3)) > 0.01
+  assert loss_of(batch, loss=apart) < 1e-6
+  assert loss_of(batch, ENCODER, apart) > 0.01
 
 
 @pytest.fixture(scope='module')

@@ -26,7 +26,7 @@ from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
 from lmtx_jax.train.schedule import FitConfig
 from lmtx_jax.train.step import p_train_step
 
-# Of labels of many lengths, so that they come in two sides.
+# Of labels of many lengths, so that they come in parts.
 ENCODER, TASK = tiny_encoder(dropout=0.1), make_task(160, longest_label=12)
 LOSS = losses.cycle_loss(TrainConfig(loss='triplet'))
 STEPS, SAVED_AT = 10, 5
@@ -89,6 +89,7 @@ def train(folder, kill_at=None):
 def gradients(loss=LOSS):
   """The plain gradient, and one in chunks of 3 rows a device."""
   batch = make_pairs().batch(0)
+  assert 'passage_1_ids' in batch
   if loss is CLUSTER_LOSS:
     batch = with_texts_again(batch, NUM_LABELS)
   batch, params = devices.shard(batch), start_params(ENCODER)
