@@ -21,6 +21,7 @@ from lmtx_jax.teacher.pairs import Pairs
 from lmtx_jax.types import NO, YES, UserError, Verdicts
 
 _CHUNK = 8192  # pairs answered at a time
+_SUREST = 4.0  # standard deviations; even without errors it is not certain
 
 
 class OracleTeacher:
@@ -112,6 +113,7 @@ class OracleTeacher:
     # answer is yes above 0, and the further from 0, the surer it is (signal
     # detection with equal variances).
     evidence = ndtri(rate) - ndtri(np.maximum(draw, 1e-16))
+    evidence = np.clip(evidence, -_SUREST, _SUREST)
     half = np.where(yes, 0.5 + 1e-6, 0.5 - 1e-6)  # rounding changes no answer
     p_yes = np.where(
       yes, np.maximum(ndtr(evidence), half), np.minimum(ndtr(evidence), half)

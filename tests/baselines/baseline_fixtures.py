@@ -74,10 +74,12 @@ def check_pure(make):
 
 
 def shapes_of(pairs):
-  """All shapes of batches, of all steps."""
+  """The shapes of each side, of all steps: what is compiled."""
   return {
-    tuple(x.shape for x in pairs.batch(step).values())
+    (name, x.shape)
     for step in range(pairs.num_steps)
+    for name, x in pairs.batch(step).items()
+    if name.endswith('_ids')
   }
 
 
