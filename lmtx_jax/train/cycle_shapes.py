@@ -9,12 +9,16 @@ import numpy as np
 
 from lmtx_jax import devices
 from lmtx_jax.data.batches import bucket_widths, epoch_order
-from lmtx_jax.train.pair_source import MIN_WASTE, max_widths, worth_compiling
+from lmtx_jax.train.pair_source import (
+  MIN_WASTE,
+  MOST_WIDTHS,
+  max_widths,
+  worth_compiling,
+)
 
 _TRIED = 512  # batches, at least, that shapes are chosen by
 _MOST_TRIED = 1024
 _RUNS = 4  # of other seeds or teachers, that the kept programs serve
-_MAX_WIDTHS = 32  # of labels, and of documents where all lengths meet
 _LEAST_ROWS = 16  # labels of a part
 _WORTH_PARTS = 0.01  # share of tokens that twice as many must save
 
@@ -76,7 +80,7 @@ def cycle_shapes(
   # What a width must save, of the tokens of all batches that were drawn.
   min_saved = worth_compiling(int(tokens), steps, epochs * _RUNS)
   if clustered:
-    longest_docs, most_widths, share = docs, _MAX_WIDTHS, 1 / batch_size
+    longest_docs, most_widths, share = docs, MOST_WIDTHS, 1 / batch_size
   else:  # documents of a width meet
     longest_docs, most_widths = doc_lengths, max_widths(steps)
     share = steps / max(1, len(docs))
@@ -90,7 +94,7 @@ def cycle_shapes(
   label_widths = bucket_widths(
     np.append(longest, np.repeat(extra, num_hard * parts)),
     int(label_lengths.max(initial=3)),
-    _MAX_WIDTHS,
+    MOST_WIDTHS,
     waste=MIN_WASTE,
     min_saved=min_saved / (batch_size // parts),
   )

@@ -16,7 +16,7 @@ from lmtx_jax.data.batches import steps_a_compilation
 
 Batch = dict[str, np.ndarray]
 
-_MOST_WIDTHS = 32  # of a side of a training
+MOST_WIDTHS = 32  # of a side of a training
 _MIXED = 3  # batches of a width, so that not always the same inputs meet
 MIN_WASTE = 0.01  # share of padding that no width is compiled for
 
@@ -82,7 +82,7 @@ class LastEpoch:
 
 def max_widths(steps_per_epoch: int) -> int:
   """Widths that a side has at most, where inputs of a width meet in batches."""
-  return max(1, min(_MOST_WIDTHS, steps_per_epoch // _MIXED))
+  return max(1, min(MOST_WIDTHS, steps_per_epoch // _MIXED))
 
 
 def worth_compiling(
