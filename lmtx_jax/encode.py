@@ -37,7 +37,7 @@ class Encoder:
     """
     self.dim = bi_encoder.dim
     self._p_apply = _p_apply(bi_encoder.with_best_attention())
-    self._params = devices.replicate(params)
+    self._params = devices.replicate(bi_encoder.for_inference(params))
     self._batch_tokens = batch_tokens or default_batch_tokens()
 
   def encode(

@@ -42,7 +42,7 @@ class EvaluateConfig:
   output: str = flag('', 'JSON file for the scores; empty: only printed.')
   encode_batch_tokens: int = flag(
     0,
-    'Tokens in one batch of the encoder on one device; 0: 2048 on a CPU, 16384 '
+    'Tokens in one batch of the encoder on one device; 0: 2048 on a CPU, 65536 '
     'elsewhere.',
     low=0,
   )

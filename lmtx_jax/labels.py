@@ -44,7 +44,7 @@ class LabelsConfig:
   uids: str = flag('', 'Labels to remove, with commas between them.')
   encode_batch_tokens: int = flag(
     0,
-    'Tokens in one batch of the encoder on one device; 0: 2048 on a CPU, 16384 '
+    'Tokens in one batch of the encoder on one device; 0: 2048 on a CPU, 65536 '
     'elsewhere.',
     low=0,
   )

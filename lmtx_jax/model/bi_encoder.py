@@ -9,6 +9,7 @@ from typing import Any
 from absl import logging
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lmtx_jax.model.layers import TransformerConfig
 from lmtx_jax.model.transformer import Transformer
@@ -30,8 +31,7 @@ class BiEncoder:
     dtype: of the matrix products, 'float32' or 'bfloat16'. Parameters, layer
       norm, softmax, pooling and what follows it are float32 either way.
     attention: 'xla', or 'flash' where `best_attention` says so: it never keeps
-      the scores. Training with attention dropout takes 'xla' either way, as
-      flash attention has no dropout.
+      the scores.
     dense_dim: width of a dense layer between pooling and normalisation; 0:
       there is none.
     dense_activation: of that layer, one of `DENSE_ACTIVATIONS`.
@@ -98,6 +98,21 @@ class BiEncoder:
       self.config.dim // self.config.num_heads,
     )
     return dataclasses.replace(self, attention=attention)
+
+  def for_inference(self, params: Params) -> Params:
+    """Parameters to embed with and not to train, which take less memory.
+
+    What matrix products read is in their dtype then, as they would cast it.
+
+    Args:
+      params: as `init` makes them.
+    """
+
+    def cast(path: tuple, x: np.ndarray) -> np.ndarray:
+      layer = path[0].key.startswith('layer_') and path[-1].key == 'kernel'
+      return np.asarray(x, jnp.dtype(self.dtype)) if layer else x
+
+    return jax.tree.map_with_path(cast, params)
 
   def init(self, rng: jax.Array) -> Params:
     """Random parameters, nested dicts of float32 arrays."""
@@ -196,7 +211,7 @@ class BiEncoder:
 def best_attention(
   platform: str, capability: str, dtype: str, head_dim: int
 ) -> str:
-  """'flash' where cuDNN has it for such an encoder, else 'xla'.
+  """'flash' where `lmtx_jax.model.flash_attention` runs, else 'xla'.
 
   Args:
     platform: of the device, as `jax.Device.platform` names it.
@@ -207,10 +222,9 @@ def best_attention(
   """
   if platform not in ('gpu', 'cuda') or dtype != 'bfloat16':
     return 'xla'
-  # The limits that jax._src.cudnn.fused_attention_stablehlo checks, 256 on
-  # Hopper aside; cuDNN's flash attention starts with Ampere.
+  # Matrix units for bfloat16 start with Ampere; Triton wants powers of two.
   ampere = re.fullmatch(r'(\d+)\.\d+', capability)
-  if ampere and int(ampere[1]) >= 8 and head_dim % 8 == 0 and head_dim <= 128:
+  if ampere and int(ampere[1]) >= 8 and head_dim in (16, 32, 64, 128):
     return 'flash'
   logging.info(
     'no flash attention: compute capability %r, heads of %d',

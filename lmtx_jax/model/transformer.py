@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from lmtx_jax.model.attention import Attention, Keys
-from lmtx_jax.model.dropout import Dropout
+from lmtx_jax.model.dropout import draw_seed, drop
 from lmtx_jax.model.layers import (
-  ACTIVATIONS,
+  LayerNorm,
+  Linear,
   TransformerConfig,
-  dense,
-  layer_norm,
+  activated,
+  add_bias,
 )
 from lmtx_jax.model.relative_positions import RelativePositions
 
@@ -83,7 +84,7 @@ class Embeddings(nn.Module):
     gradient of a product with more axes takes 1.7 times as long.
     """
     config = self.config
-    batch, length = token_ids.shape
+    length = token_ids.shape[1]
     word = self._table('word', config.vocab_size)
     first = config.first_position
     position = self._table('position', first + config.max_positions)
@@ -92,9 +93,9 @@ class Embeddings(nn.Module):
     if config.type_vocab_size:
       shared += self._table('token_type', config.type_vocab_size)[0]
     hidden = jnp.take(word, token_ids, axis=0) + shared
-    hidden = hidden.reshape(-1, config.dim)
-    hidden = layer_norm(config, self.dtype, 'norm')(hidden)
-    return Dropout(config.dropout)(hidden, batch, first_row)
+    hidden = LayerNorm(config, self.dtype, name='norm')(hidden)
+    seed = draw_seed(self, config.dropout, length * config.dim, first_row)
+    return drop(hidden.reshape(-1, config.dim), config.dropout, seed)
 
   def _table(self, name: str, rows: int) -> jax.Array:
     init = nn.initializers.normal(self.config.init_std)
@@ -115,11 +116,18 @@ class Layer(nn.Module):
     first_row: jax.Array | None,
   ) -> jax.Array:
     """`[batch * length, dim]` to the same; see `Transformer`."""
-    config, batch = self.config, keys.mask.shape[0]
-    x = Attention(config, self.dtype, name='attention')(hidden, keys, first_row)
-    hidden = layer_norm(config, self.dtype, 'attention_norm')(hidden + x)
-    x = dense(config, self.dtype, config.ffn_dim, 'ffn_in')(hidden)
-    x = ACTIVATIONS[config.activation](x)
-    x = dense(config, self.dtype, config.dim, 'ffn_out')(x)
-    x = Dropout(config.dropout)(x, batch, first_row)
-    return layer_norm(config, self.dtype, 'ffn_norm')(hidden + x)
+    config, dtype = self.config, self.dtype
+    per_text = hidden.size // keys.mask.shape[0]
+
+    def add(x: jax.Array, bias: jax.Array, rate: float, norm: str) -> jax.Array:
+      seed = draw_seed(self, rate, per_text, first_row)
+      x = drop(add_bias(x, bias), rate, seed)
+      return LayerNorm(config, dtype, name=norm)(hidden + x)
+
+    attention = Attention(config, dtype, name='attention')
+    x, bias = attention(hidden, keys, first_row)
+    hidden = add(x, bias, config.projection_dropout, 'attention_norm')
+    x, bias = Linear(config, dtype, config.ffn_dim, name='ffn_in')(hidden)
+    x = activated(x, bias, config.activation)
+    x, bias = Linear(config, dtype, config.dim, name='ffn_out')(x)
+    return add(x, bias, config.dropout, 'ffn_norm')

@@ -67,6 +67,10 @@ class WordVectors:
     """The same encoder: there is no attention."""
     return self
 
+  def for_inference(self, params: Params) -> Params:
+    """The same parameters: nothing is multiplied by them."""
+    return params
+
   def init(self, rng: jax.Array) -> Params:
     """Random parameters, float32."""
     shape = (self.config.vocab_size, self.config.dim)

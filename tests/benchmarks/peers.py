@@ -19,7 +19,7 @@ _MODULES = {
   'torch': 'torch',
 }
 # JAX would take most of a GPU's memory, and PyTorch waits beside it.
-JAX_ENVIRON = {'XLA_CLIENT_MEM_FRACTION': '.45'}
+JAX_ENVIRON = {'XLA_CLIENT_MEM_FRACTION': '.3'}
 
 
 def chosen(names: str, known: Collection[str]) -> list[str]:
