@@ -8,8 +8,11 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from lmtx_jax.host import num_cores
 from lmtx_jax.model.dropout import Seed, draw_seed, drop
 from lmtx_jax.model.layers import Linear, TransformerConfig, add_bias
+
+_MOST_GROUPS = 8  # each of them is more to compile
 
 
 class Keys(NamedTuple):
@@ -63,18 +66,45 @@ class Attention(nn.Module):
 def _two_products(
   qkv: jax.Array, keys: Keys, rate: float, seed: Seed | None
 ) -> jax.Array:
-  """`[batch, length, 3, heads, head_dim]` to the same without the 3."""
+  """`[batch, length, 3, heads, head_dim]` to the same without the 3.
+
+  On a CPU in groups of texts, which run side by side: a product of many small
+  matrices is work for one core.
+  """
+  batch, length, _, heads, _ = qkv.shape
+  groups = min(batch, max(2, min(num_cores(), _MOST_GROUPS)))
+  if jax.default_backend() != 'cpu':
+    groups = 1
+  out = []
+  for i in range(groups):
+    start, end = batch * i // groups, batch * (i + 1) // groups
+    part = keys._replace(mask=keys.mask[start:end])
+    part_seed = seed and seed.later(start * heads * length**2)
+    out.append(_attend(qkv[start:end], part, rate, part_seed))
+  return jnp.concatenate(out)
+
+
+def _attend(
+  qkv: jax.Array, keys: Keys, rate: float, seed: Seed | None
+) -> jax.Array:
+  """`_two_products` of a group of texts."""
   # each [batch, heads, length, head_dim], as a batched product reads it
   q, k, v = qkv.transpose(2, 0, 3, 1, 4)
   scores = jnp.einsum(
-    'bhqd,bhkd->bhqk', q, k, preferred_element_type=jnp.float32
+    'bhqd,bhkd->bhqk',
+    q * q.shape[-1] ** -0.5,
+    k,
+    preferred_element_type=jnp.float32,
   )
-  # 0 where a key counts, else as low as leaves softmax finite when a row has
-  # no key at all. [batch, 1 head, 1 query, length]
-  bias = jnp.where(keys.mask, 0.0, -1e9)[:, None, None, :]
-  scores = scores * q.shape[-1] ** -0.5 + bias
+  # 0 where a key counts, else as low as leaves all finite when a row has no
+  # key at all. [batch, 1 head, 1 query, length]
+  scores += jnp.where(keys.mask, 0.0, -1e9)[:, None, None, :]
   if keys.relative is not None:
     scores += keys.relative
-  weights = drop(nn.softmax(scores).astype(q.dtype), rate, seed)
-  context = jnp.einsum('bhqk,bhkd->bhqd', weights, v)
-  return context.transpose(0, 2, 1, 3)
+  # Softmax, but divided where there is less to divide.
+  top = jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True))
+  weights = jnp.exp(scores - top)
+  total = weights.sum(axis=-1, keepdims=True)
+  weights = drop(weights.astype(q.dtype), rate, seed)
+  context = jnp.einsum('bhqk,bhkd->bhqd', weights, v) / total
+  return context.astype(q.dtype).transpose(0, 2, 1, 3)

@@ -32,6 +32,10 @@ class Seed(NamedTuple):
   k1: jax.Array
   first: jax.Array
 
+  def later(self, elements: int) -> Seed:
+    """The same mask from a later element on."""
+    return self._replace(first=self.first + np.uint32(elements % 2**32))
+
 
 def spread(index: jax.Array, seed: Seed | None = None) -> jax.Array:
   """Where the hash of elements begins; that of a sum is the sum of them.
