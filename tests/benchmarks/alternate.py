@@ -8,6 +8,7 @@ disturbs all alike.
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 import multiprocessing
 import statistics
 import time
@@ -41,7 +42,8 @@ def alternate(
     process.start()
     theirs.close()  # so that a peer that dies ends the wait
     workers[name] = (process, ours)
-    _receive(name, ours)  # ready, after its warm-up call
+  for name, (_, pipe) in workers.items():
+    _receive(name, pipe)  # ready, after its warm-up call
   seconds = {name: [] for name in peers}
   for _ in range(rounds):
     for name, (_, pipe) in workers.items():
@@ -68,8 +70,9 @@ def _receive(name: str, pipe: Any) -> Any:
 def _serve(pipe: Any, make: Make, args: tuple) -> None:
   call = make(*args)
   call()
-  pipe.send('ready')
-  while pipe.recv():
-    start = time.perf_counter()
-    call()
-    pipe.send(time.perf_counter() - start)
+  with contextlib.suppress(EOFError):  # another peer failed
+    pipe.send('ready')
+    while pipe.recv():
+      start = time.perf_counter()
+      call()
+      pipe.send(time.perf_counter() - start)

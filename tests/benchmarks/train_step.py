@@ -1,18 +1,21 @@
-"""One step of training against the same step in PyTorch.
+"""One step of training, and embedding its documents, against PyTorch.
 
 python -m tests.benchmarks.train_step --model=DIR [--batch_size=64]
     [--doc_tokens=128] [--label_tokens=16] [--rounds=7]
-    [--compute_dtype=float32] [--grad_cache_chunk=-1]
+    [--compute_dtype=float32] [--grad_cache_chunk=-1] [--steps=1]
 
 The paper's step: same weights, lengths, loss (softmax triplet over the 10
 hardest labels), dropout and optimiser (AdamW without decay). PyTorch runs
 eagerly, as sentence-transformers does, with the model's default attention and
 the fused AdamW; on a GPU where torch finds one, in bfloat16 by autocast. The
 batch lies on the device before the step, for ours as in a run, and unless told
-otherwise ours takes the chunks that a run on this device takes ("chunk").
+otherwise ours takes the chunks that a run on this device takes ("chunk"). With
+several --steps, as on an accelerator, the next is handed to the device before
+the last one has ended, as in a run.
 
-One JSON line with the median seconds of a step and the ratio; "ours_tflops"
-counts the matrix products, forward and backward.
+One JSON line with the median seconds of a step and the ratio, and the same of
+the forward pass of the documents alone; "tflops" and "mfu", the share of
+--peak_tflops, count the matrix products.
 """
 
 from __future__ import annotations
@@ -44,7 +47,8 @@ class StepConfig:
   batch_size: int = flag(64, 'Documents a step.', low=2)
   doc_tokens: int = flag(128, 'Tokens of every document.', low=3)
   label_tokens: int = flag(16, 'Tokens of every label.', low=3)
-  rounds: int = flag(7, 'Timed steps.', low=1)
+  rounds: int = flag(7, 'Timed turns of each.', low=1)
+  steps: int = flag(1, 'Steps of a turn.', low=1)
   compute_dtype: str = flag(
     'float32', 'Of the products.', choices=('float32', 'bfloat16')
   )
@@ -81,6 +85,30 @@ def chunk_of(config: StepConfig) -> Chunk:
   return cycle_chunk(Config(*(part() for part in TRAINING)))
 
 
+def make_ours_forward(config: StepConfig):
+  """The documents to embeddings, pmapped."""
+  from lmtx_jax import devices
+
+  devices.setup(default_cache(), JAX_ENVIRON)
+  import jax
+
+  loaded = pretrained.load(config.model, config.compute_dtype)
+  encoder = loaded.encoder.with_best_attention()
+  params = devices.replicate(encoder.for_inference(loaded.params))
+  data = devices.shard(batch(config))
+  sharding = jax.tree.leaves(params)[0].sharding
+  inputs = [data['query_ids'], data['query_lengths']]
+  inputs = jax.device_put(inputs, sharding)
+  p_apply = devices.p_map(encoder.apply)
+
+  def call() -> None:
+    jax.block_until_ready(
+      [p_apply(params, *inputs) for _ in range(config.steps)]
+    )
+
+  return call
+
+
 def make_ours(config: StepConfig):
   """Our pmapped step."""
   from lmtx_jax import devices
@@ -98,7 +126,7 @@ def make_ours(config: StepConfig):
     optax.add_decayed_weights(_CONFIG.weight_decay),
   )
   p_step = p_train_step(
-    loaded.encoder,
+    loaded.encoder.with_best_attention(),
     cycle_loss(_CONFIG),
     optimizer,
     chunk_of(config),
@@ -111,8 +139,48 @@ def make_ours(config: StepConfig):
 
   def call() -> None:
     nonlocal state
-    state, metrics = p_step(state, data, key, np.float32(2e-4))
+    for _ in range(config.steps):
+      state, metrics = p_step(state, data, key, np.float32(2e-4))
     jax.block_until_ready((state, metrics))
+
+  return call
+
+
+def _torch_tower(config: StepConfig):
+  """The model, its device, the batch there, and what embeds with it."""
+  import torch
+  from transformers import AutoModel
+
+  device = 'cuda' if torch.cuda.is_available() else 'cpu'
+  model = AutoModel.from_pretrained(config.model).to(device)
+  data = {
+    name: torch.tensor(x).long().to(device) for name, x in batch(config).items()
+  }
+  lower = torch.autocast(
+    device, torch.bfloat16, enabled=config.compute_dtype == 'bfloat16'
+  )
+
+  def embed(ids: torch.Tensor) -> torch.Tensor:
+    with lower:
+      mask = torch.ones_like(ids)
+      hidden = model(ids, attention_mask=mask).last_hidden_state.float()
+    return torch.nn.functional.normalize(hidden.mean(dim=1), dim=1)
+
+  return model, device, data, embed
+
+
+def make_torch_forward(config: StepConfig):
+  """The documents to embeddings in eager PyTorch."""
+  import torch
+
+  model, _, data, embed = _torch_tower(config)
+  model.eval()
+
+  def call() -> None:
+    with torch.inference_mode():
+      for _ in range(config.steps):
+        embedded = embed(data['query_ids'])
+      embedded.sum().item()  # waits for the device
 
   return call
 
@@ -120,10 +188,8 @@ def make_ours(config: StepConfig):
 def make_torch(config: StepConfig):
   """The same step in eager PyTorch with transformers' model."""
   import torch
-  from transformers import AutoModel
 
-  device = 'cuda' if torch.cuda.is_available() else 'cpu'
-  model = AutoModel.from_pretrained(config.model).to(device)
+  model, device, data, embed = _torch_tower(config)
   model.train()
   optimizer = torch.optim.AdamW(
     model.parameters(),
@@ -132,22 +198,10 @@ def make_torch(config: StepConfig):
     weight_decay=_CONFIG.weight_decay,
     fused=True,
   )
-  data = {
-    name: torch.tensor(x).long().to(device) for name, x in batch(config).items()
-  }
-  lower = torch.autocast(
-    device, torch.bfloat16, enabled=config.compute_dtype == 'bfloat16'
-  )
   k = min(_CONFIG.num_negatives, config.batch_size)
   eye = torch.eye(config.batch_size, dtype=torch.bool, device=device)
 
-  def embed(ids: torch.Tensor) -> torch.Tensor:
-    with lower:
-      mask = torch.ones_like(ids)
-      hidden = model(ids, attention_mask=mask).last_hidden_state.float()
-    return torch.nn.functional.normalize(hidden.mean(dim=1), dim=1)
-
-  def call() -> None:
+  def step() -> torch.Tensor:
     score = embed(data['query_ids']) @ embed(data['passage_ids']).T
     positive = score.diagonal()[:, None]
     hard = score.detach().masked_fill(eye, -torch.inf)
@@ -158,7 +212,12 @@ def make_torch(config: StepConfig):
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    loss.item()
+    return loss
+
+  def call() -> None:
+    for _ in range(config.steps):
+      loss = step()
+    loss.item()  # waits for the device
 
   return call
 
@@ -166,27 +225,41 @@ def make_torch(config: StepConfig):
 def main(values: flags.FlagValues) -> None:
   """Measures and prints."""
   config = cli.build(StepConfig, values)
+  peers = {
+    'ours': make_ours,
+    'torch': make_torch,
+    'ours_forward': make_ours_forward,
+    'torch_forward': make_torch_forward,
+  }
   median = medians(
     alternate(
-      {'ours': (make_ours, (config,)), 'torch': (make_torch, (config,))},
-      config.rounds,
+      {name: (make, (config,)) for name, make in peers.items()}, config.rounds
     )
   )
+  median = {name: x / config.steps for name, x in median.items()}
   shape = pretrained.load(config.model).encoder.config
   lengths = np.repeat(
     [config.doc_tokens, config.label_tokens], config.batch_size
   )
-  flops = 3 * forward_flops(shape, lengths)
+  both = forward_flops(shape, lengths)
+  forward = forward_flops(shape, lengths[: config.batch_size])
   line = {
     'benchmark': 'train_step',
     **dataclasses.asdict(config),
     'chunk': dataclasses.asdict(chunk_of(config)),
-    'ours_s': round(median['ours'], 4),
-    'torch_s': round(median['torch'], 4),
+    **{f'{name}_s': round(x, 4) for name, x in median.items()},
     'torch_ratio': round(median['torch'] / median['ours'], 3),
-    **rate(flops, median['ours'], config.peak_tflops),
+    **rate(
+      3 * forward_flops(shape, lengths), median['ours'], config.peak_tflops
+    ),
+    'forward_ratio': round(median['torch_forward'] / median['ours_forward'], 3),
+    **_forward(rate(forward, median['ours_forward'], config.peak_tflops)),
   }
   print(json.dumps(line))
+
+
+def _forward(row: dict[str, float]) -> dict[str, float]:
+  return {f'forward_{name}': x for name, x in row.items()}
 
 
 if __name__ == '__main__':
