@@ -249,9 +249,7 @@ def main(values: flags.FlagValues) -> None:
     'chunk': dataclasses.asdict(chunk_of(config)),
     **{f'{name}_s': round(x, 4) for name, x in median.items()},
     'torch_ratio': round(median['torch'] / median['ours'], 3),
-    **rate(
-      3 * forward_flops(shape, lengths), median['ours'], config.peak_tflops
-    ),
+    **rate(3 * both, median['ours'], config.peak_tflops),
     'forward_ratio': round(median['torch_forward'] / median['ours_forward'], 3),
     **_forward(rate(forward, median['ours_forward'], config.peak_tflops)),
   }
