@@ -11,7 +11,7 @@ import jax
 
 from lmtx_jax import processes
 from lmtx_jax.batch_sizes import small_batch
-from lmtx_jax.config import Config, TrainConfig
+from lmtx_jax.config import Config
 from lmtx_jax.metric_writer import MetricWriter
 from lmtx_jax.model.bi_encoder import BiEncoder
 from lmtx_jax.model.pretrained import load_params, save_params
@@ -21,6 +21,7 @@ from lmtx_jax.train.loop import fit
 from lmtx_jax.train.losses import Loss
 from lmtx_jax.train.pair_source import PairSource, Refresh
 from lmtx_jax.train.schedule import FitConfig
+from lmtx_jax.train_config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,11 +12,11 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), 'train'))
 from train_fixtures import make_task, start_params, tiny_encoder
 
 from lmtx_jax import devices
-from lmtx_jax.config import TrainConfig
 from lmtx_jax.encode import Encoder
 from lmtx_jax.train import losses
 from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
 from lmtx_jax.train.step import TrainState, p_train_step
+from lmtx_jax.train_config import TrainConfig
 
 STEPS = 20
 RATE = np.float32(2e-4)

@@ -10,13 +10,10 @@ import numpy as np
 from lmtx_jax.baselines.sentences import sentence_starts, token_kinds
 from lmtx_jax.data.batches import epoch_order
 from lmtx_jax.data.tokens import Tokens, TokenView
-from lmtx_jax.train.pair_shapes import pair_shapes, shape_of
+from lmtx_jax.train.pair_shapes import shape_of, training_shapes
 from lmtx_jax.train.pair_source import (
-  MIN_WASTE,
   Batch,
   LastEpoch,
-  max_widths,
-  worth_compiling,
 )
 from lmtx_jax.types import UserError
 
@@ -84,14 +81,11 @@ class IctPairs:
     self._steps_per_epoch = self.num_pairs // batch_size
     self.num_steps = self._steps_per_epoch * epochs
     lengths = self._lengths(self._draw(0))
-    shapes = pair_shapes(
+    shapes = training_shapes(
       *lengths,
       max(max_query_tokens, max_block_tokens),
-      max_widths(self._steps_per_epoch),
-      waste=MIN_WASTE,
-      min_saved=worth_compiling(
-        int(sum(side.sum() for side in lengths)), self._steps_per_epoch, epochs
-      ),
+      steps_per_epoch=self._steps_per_epoch,
+      epochs=epochs,
     )
     self._shapes = np.minimum(shapes, [max_query_tokens, max_block_tokens])
 

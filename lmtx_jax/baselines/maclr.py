@@ -17,13 +17,10 @@ from lmtx_jax.baselines.sentences import (
 )
 from lmtx_jax.data.batches import epoch_order
 from lmtx_jax.data.tokens import Tokens, TokenView
-from lmtx_jax.train.pair_shapes import pair_shapes, shape_of
+from lmtx_jax.train.pair_shapes import shape_of, training_shapes
 from lmtx_jax.train.pair_source import (
-  MIN_WASTE,
   Batch,
   LastEpoch,
-  max_widths,
-  worth_compiling,
 )
 from lmtx_jax.types import Ragged, UserError
 
@@ -158,17 +155,12 @@ class MaclrPairs:
       longest = np.sort(self._labels.lengths)
       place = (quantile * len(longest)).astype(np.int64)
       titles = np.maximum(titles, longest[place])
-    shapes = pair_shapes(
+    shapes = training_shapes(
       titles,
       contents,
       max(max_title_tokens, max_content_tokens),
-      max_widths(self._steps_per_epoch),
-      waste=MIN_WASTE,
-      min_saved=worth_compiling(
-        int(titles.sum() + contents.sum()),
-        self._steps_per_epoch,
-        epochs,
-      ),
+      steps_per_epoch=self._steps_per_epoch,
+      epochs=epochs,
     )
     return np.minimum(shapes, [max_title_tokens, max_content_tokens])
 

@@ -6,15 +6,10 @@ from collections.abc import Mapping
 import dataclasses
 
 from lmtx_jax.baseline_config import IcxmlConfig
-from lmtx_jax.config import (
-  EncoderConfig,
-  TeacherConfig,
-  TextConfig,
-  TrainConfig,
-  WarmupConfig,
-)
+from lmtx_jax.config import EncoderConfig, TeacherConfig, TextConfig
 from lmtx_jax.llm_config import LlmConfig
 from lmtx_jax.plan_config import PlanConfig
+from lmtx_jax.train_config import TrainConfig, WarmupConfig
 
 
 def _names(config_class: type) -> frozenset[str]:

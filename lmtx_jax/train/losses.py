@@ -13,7 +13,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from lmtx_jax.config import TrainConfig, WarmupConfig
+from lmtx_jax.train_config import TrainConfig, WarmupConfig
 
 # (query_emb [b, dim], passage_emb [P, dim], own [b], masked [b, P]) -> [b] f32,
 # one value a query, which no other query changes.

@@ -5,6 +5,28 @@ from __future__ import annotations
 import numpy as np
 
 from lmtx_jax.data.batches import bucket_widths
+from lmtx_jax.train.pair_source import MIN_WASTE, max_widths, worth_compiling
+
+
+def training_shapes(
+  query_lengths: np.ndarray,
+  passage_lengths: np.ndarray,
+  max_tokens: int,
+  *,
+  steps_per_epoch: int,
+  epochs: int,
+) -> np.ndarray:
+  """`pair_shapes` with as many widths as pay for a training on such pairs."""
+  return pair_shapes(
+    query_lengths,
+    passage_lengths,
+    max_tokens,
+    max_widths(steps_per_epoch),
+    waste=MIN_WASTE,
+    min_saved=worth_compiling(
+      int(query_lengths.sum() + passage_lengths.sum()), steps_per_epoch, epochs
+    ),
+  )
 
 
 def pair_shapes(

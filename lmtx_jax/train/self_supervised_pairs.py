@@ -9,13 +9,10 @@ import numpy as np
 
 from lmtx_jax.data.batches import epoch_order
 from lmtx_jax.data.tokens import Tokens, TokenView
-from lmtx_jax.train.pair_shapes import pair_shapes, shape_of
+from lmtx_jax.train.pair_shapes import shape_of, training_shapes
 from lmtx_jax.train.pair_source import (
-  MIN_WASTE,
   Batch,
   LastEpoch,
-  max_widths,
-  worth_compiling,
 )
 
 _BLOCK = 4096  # documents whose words are looked for at a time
@@ -93,14 +90,11 @@ class SelfSupervisedPairs:
     self._steps_per_epoch = self.num_pairs // batch_size
     self.num_steps = self._steps_per_epoch * epochs
     lengths = [self._lengths(first, s) for s in (first.queries, first.passages)]
-    self._shapes = pair_shapes(
+    self._shapes = training_shapes(
       *lengths,
       max_tokens,
-      max_widths(self._steps_per_epoch),
-      waste=MIN_WASTE,
-      min_saved=worth_compiling(
-        int(lengths[0].sum() + lengths[1].sum()), self._steps_per_epoch, epochs
-      ),
+      steps_per_epoch=self._steps_per_epoch,
+      epochs=epochs,
     )
 
   def _lengths(self, epoch: _Epoch, spans: np.ndarray) -> np.ndarray:

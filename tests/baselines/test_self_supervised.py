@@ -12,8 +12,9 @@ from test_methods import in_sentences
 from lmtx_jax import devices
 from lmtx_jax.baseline_config import MethodConfig
 from lmtx_jax.baselines import self_supervised
-from lmtx_jax.config import EncoderConfig, RunConfig, TrainConfig
+from lmtx_jax.config import EncoderConfig, RunConfig
 from lmtx_jax.files import read_arrays
+from lmtx_jax.train_config import TrainConfig
 from lmtx_jax.training import Trainer
 from lmtx_jax.types import Shortlist, UserError
 

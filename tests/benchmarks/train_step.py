@@ -29,9 +29,10 @@ import numpy as np
 from lmtx_jax import cli
 from lmtx_jax.batch_sizes import cycle_chunk
 from lmtx_jax.cli import flag
-from lmtx_jax.config import TRAINING, Config, TrainConfig, default_cache
+from lmtx_jax.config import TRAINING, Config, default_cache
 from lmtx_jax.model import pretrained
 from lmtx_jax.train.grad_cache import Chunk
+from lmtx_jax.train_config import TrainConfig
 from tests.benchmarks.alternate import alternate, medians
 from tests.benchmarks.flops import forward_flops, rate
 from tests.benchmarks.peers import JAX_ENVIRON

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from train_fixtures import make_task, start_params, tiny_encoder
 
-from lmtx_jax.config import TrainConfig
 from lmtx_jax.encode import Encoder
 from lmtx_jax.interrupts import raise_when_preempted
 from lmtx_jax.metric_writer import MetricWriter
@@ -16,6 +15,7 @@ from lmtx_jax.train import losses
 from lmtx_jax.train.loop import fit
 from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
 from lmtx_jax.train.schedule import FitConfig
+from lmtx_jax.train_config import TrainConfig
 
 BATCH, TASK = 16, make_task(160)
 CONFIG = FitConfig(

@@ -16,12 +16,12 @@ from train_fixtures import (
 )
 
 from lmtx_jax import devices
-from lmtx_jax.config import TrainConfig
 from lmtx_jax.train import grad_cache, losses
 from lmtx_jax.train.grad_cache import Chunk, Gradient
 from lmtx_jax.train.objective import side_of
 from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
 from lmtx_jax.train.step import TrainState, p_train_step
+from lmtx_jax.train_config import TrainConfig
 
 ENCODER = tiny_encoder(dropout=0.2)
 PARAMS = start_params(ENCODER)

@@ -25,12 +25,12 @@ import numpy as np
 import pytest
 from train_fixtures import make_rejected, make_task, start_params
 
-from lmtx_jax.config import TrainConfig
 from lmtx_jax.interrupts import Preempted
 from lmtx_jax.train import losses
 from lmtx_jax.train.grad_cache import Chunk
 from lmtx_jax.train.schedule import FitConfig, learning_rate
 from lmtx_jax.train.stopping import Agreement
+from lmtx_jax.train_config import TrainConfig
 from lmtx_jax.types import Ragged, UserError
 
 

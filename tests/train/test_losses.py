@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from lmtx_jax.config import TrainConfig, WarmupConfig
 from lmtx_jax.train import losses
+from lmtx_jax.train_config import TrainConfig, WarmupConfig
 
 MARGIN, TEMPERATURE, K, NCE_TEMPERATURE = 0.3, 0.1, 4, 0.05
 TOLERANCE = 1e-6

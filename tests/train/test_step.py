@@ -9,10 +9,10 @@ import pytest
 from train_fixtures import make_task, start_params, tiny_encoder
 
 from lmtx_jax import devices
-from lmtx_jax.config import TrainConfig
 from lmtx_jax.data.tokens import TokenView
 from lmtx_jax.train import losses
 from lmtx_jax.train.step import TrainState, p_train_step
+from lmtx_jax.train_config import TrainConfig
 
 TASK = make_task(6)
 ENCODER = tiny_encoder(dropout=0.2)

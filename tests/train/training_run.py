@@ -17,7 +17,6 @@ from train_fixtures import (
 )
 
 from lmtx_jax import devices
-from lmtx_jax.config import TrainConfig
 from lmtx_jax.metric_writer import MetricWriter
 from lmtx_jax.train import losses
 from lmtx_jax.train.grad_cache import Chunk
@@ -25,6 +24,7 @@ from lmtx_jax.train.loop import fit
 from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
 from lmtx_jax.train.schedule import FitConfig
 from lmtx_jax.train.step import p_train_step
+from lmtx_jax.train_config import TrainConfig
 
 # Of labels of many lengths, so that they come in parts.
 ENCODER, TASK = tiny_encoder(dropout=0.1), make_task(160, longest_label=12)
