@@ -28,7 +28,6 @@ from lmtx_jax.dry_run import dry_run
 from lmtx_jax.encoder_source import load_encoder
 from lmtx_jax.evaluation.stopping import best_cycle
 from lmtx_jax.metric_writer import MetricWriter
-from lmtx_jax.report import write_report
 from lmtx_jax.run_dir import RunDir, all_flags, binding_flags
 from lmtx_jax.snapshot import Snapshot
 from lmtx_jax.stages import Stages
@@ -172,6 +171,8 @@ def train(stages: Stages, llm: Teacher | Generator | None) -> dict:
 
   def look() -> None:
     if stages.config.run.report:
+      from lmtx_jax.report import write_report  # plots are slow to import
+
       write_report(run.path, stages.inputs)
 
   if method == 'lmtx' or not stages.config.run.num_cycles:

@@ -421,7 +421,7 @@ class TestFromWithinARun:
       write_report(*args)
       pages.append(Page((run / 'report.html').read_text()).text)
 
-    monkeypatch.setattr('lmtx_jax.main.write_report', write_and_keep)
+    monkeypatch.setattr('lmtx_jax.report.write_report', write_and_keep)
     succeed('main', *tiny, '--teacher=oracle', '--report', f'--run_dir={run}')
     assert len(pages) == 3  # after each of two cycles, and at the end
     assert ['going on' in page for page in pages] == [True, True, False]

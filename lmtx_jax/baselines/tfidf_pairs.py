@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.preprocessing import normalize
 
 from lmtx_jax.data.corpus import Texts
 from lmtx_jax.hashed_words import WordHasher, known
@@ -37,6 +36,8 @@ def tfidf_top(
     more that share a word with the document. A score is the cosine over the
     words that labels have.
   """
+  from sklearn.preprocessing import normalize  # slow, and only needed here
+
   top_labels = np.full((len(documents), k), -1, np.int32)
   top_scores = np.full((len(documents), k), -np.inf, np.float32)
   words, label_counts = _HASHER.count_all(labels)

@@ -8,7 +8,6 @@ from typing import Any
 
 from flax import traverse_util
 import numpy as np
-from transformers import AutoConfig
 
 from lmtx_jax.model.architectures import ARCHITECTURES, Architecture
 from lmtx_jax.model.layers import ACTIVATIONS, TransformerConfig
@@ -50,6 +49,8 @@ def transformer_config(
       or heads that do not divide the width.
   """
   arch = architecture(hf_config, source)
+  from transformers import AutoConfig  # slow to import
+
   whole = AutoConfig.for_model(**hf_config).to_dict()
   values = {ours: whole[theirs] for ours, theirs in arch.fields.items()}
   # What they count are rows, those before the first one in use among them.

@@ -6,14 +6,13 @@ from collections.abc import Iterable
 import dataclasses
 import hashlib
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flax import traverse_util
 import huggingface_hub
 import jax
 import numpy as np
 import safetensors.numpy
-from transformers import PreTrainedTokenizerFast
 
 from lmtx_jax.model import hugging_face
 from lmtx_jax.model.bi_encoder import BiEncoder, Params
@@ -34,6 +33,9 @@ from lmtx_jax.model.tokenizer import (
 )
 from lmtx_jax.model.word_vectors import WordVectors, WordVectorsConfig
 from lmtx_jax.types import UserError
+
+if TYPE_CHECKING:  # slow to import
+  from transformers import PreTrainedTokenizerFast
 
 _VECTORS = 'embedding.weight'  # the tensor of a StaticEmbedding
 _VOCABULARIES = ('tokenizer.json', 'vocab.txt')

@@ -6,12 +6,15 @@ import collections
 from collections.abc import Iterable, Mapping
 import itertools
 import os
+from typing import TYPE_CHECKING
 
 import tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lmtx_jax.model.json_files import read_json, write_json
 from lmtx_jax.types import UserError
+
+if TYPE_CHECKING:  # slow to import
+  from transformers import PreTrainedTokenizerFast
 
 FRAME = {
   'pad_token': '[PAD]',
@@ -41,6 +44,8 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerFast:
   Raises:
     UserError: there is none, or no fast one.
   """
+  from transformers import AutoTokenizer
+
   try:
     tokenizer = AutoTokenizer.from_pretrained(folder)
   except Exception as e:  # the Rust reader raises a bare Exception
@@ -107,8 +112,16 @@ def word_level(
   )
   backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
   backend.post_processor = _framing(vocab)
+  return _wrapped(backend, FRAME)
+
+
+def _wrapped(
+  backend: tokenizers.Tokenizer, special: Mapping[str, str]
+) -> PreTrainedTokenizerFast:
+  from transformers import PreTrainedTokenizerFast
+
   return PreTrainedTokenizerFast(
-    tokenizer_object=backend, model_input_names=_INPUTS, **FRAME
+    tokenizer_object=backend, model_input_names=_INPUTS, **special
   )
 
 
@@ -156,6 +169,4 @@ def train_word_piece(
   backend.pre_tokenizer = pre_tokenizer
   backend.decoder = tokenizers.decoders.WordPiece()
   backend.post_processor = _framing(vocab)
-  return PreTrainedTokenizerFast(
-    tokenizer_object=backend, model_input_names=_INPUTS, **_SPECIAL
-  )
+  return _wrapped(backend, _SPECIAL)

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import functools
+from typing import TYPE_CHECKING
 
 from absl import logging
 import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from lmtx_jax import processes
@@ -24,6 +22,9 @@ from lmtx_jax.fusion import reciprocal_ranks
 from lmtx_jax.planning.evidence import Answers, Evidence
 from lmtx_jax.planning.judged import READABLE, Judged
 from lmtx_jax.types import YES, Verdicts
+
+if TYPE_CHECKING:
+  from sklearn.pipeline import Pipeline
 
 _ENOUGH = 0.3  # how much less each yes makes a further one of a document worth
 
@@ -79,6 +80,11 @@ def fit(
   features = evidence.describe(
     judged.docs[readable], judged.labels[readable], answers
   )
+  # Slow to import, and not every run plans.
+  from sklearn.linear_model import LogisticRegression
+  from sklearn.pipeline import make_pipeline
+  from sklearn.preprocessing import StandardScaler
+
   model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
   # Small products: threads would wait for each other most of the time.
   with threadpool_limits(1):

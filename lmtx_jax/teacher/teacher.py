@@ -11,7 +11,6 @@ from lmtx_jax.config import TeacherConfig
 from lmtx_jax.data.corpus import Texts
 from lmtx_jax.llm_config import LlmConfig
 from lmtx_jax.teacher.confidence import Confidence
-from lmtx_jax.teacher.lexical import LexicalTeacher
 from lmtx_jax.teacher.llm import server_command
 from lmtx_jax.teacher.llm.teacher import LlmTeacher
 from lmtx_jax.teacher.oracle import OracleTeacher
@@ -81,6 +80,8 @@ def make_teacher(
   """
   if config.teacher == 'oracle':
     return OracleTeacher(config, documents, labels)
+  from lmtx_jax.teacher.lexical import LexicalTeacher  # slow to import
+
   return LexicalTeacher(config, documents, labels)
 
 

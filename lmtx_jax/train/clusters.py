@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.cluster import MiniBatchKMeans
 
 from lmtx_jax.embeddings import as_float32, blocks
 
@@ -33,6 +32,8 @@ def cluster(embeddings: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
   num_rows, dim = embeddings.shape
   if num_clusters >= num_rows:
     return np.arange(num_rows, dtype=np.int32)
+  from sklearn.cluster import MiniBatchKMeans  # slow, and not always needed
+
   rng = np.random.default_rng((seed, num_clusters))
   model = MiniBatchKMeans(
     num_clusters,

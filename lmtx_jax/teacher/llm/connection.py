@@ -7,12 +7,11 @@ from collections.abc import Awaitable, Callable
 import dataclasses
 import hashlib
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 import uuid
 
 from absl import logging
 import aiohttp
-from transformers import PreTrainedTokenizerFast
 
 from lmtx_jax.llm_config import LlmConfig
 from lmtx_jax.model.tokenizer import load_tokenizer
@@ -20,6 +19,9 @@ from lmtx_jax.teacher.llm.api import OpenAiApi, SglangApi
 from lmtx_jax.teacher.llm.server import Busy, Failed, Lost, Refused, Server
 from lmtx_jax.teacher.llm.wire import Malformed
 from lmtx_jax.types import UserError
+
+if TYPE_CHECKING:  # slow to import
+  from transformers import PreTrainedTokenizerFast
 
 _POLL_S = 2.0  # between two looks at a server that is still starting
 _LATE_S = 10.0  # that one may be later than another

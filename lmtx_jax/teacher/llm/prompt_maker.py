@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING
 
 from lmtx_jax.teacher import prompts
 from lmtx_jax.types import UserError
+
+if TYPE_CHECKING:  # slow to import
+  from transformers import PreTrainedTokenizerFast
 
 # Of the paper's teachers (LMTX, section 4; the format of Vicuna v1.1).
 _VICUNA = (
