@@ -6,8 +6,6 @@ import json
 import os
 import time
 
-from tensorboardX import SummaryWriter
-
 
 class MetricWriter:
   """Appends rows `{"cycle", "step", "time_s", "<group>/<name>": number}`."""
@@ -26,6 +24,9 @@ class MetricWriter:
     if os.path.exists(self._path):
       with open(self._path, 'rb+') as f:
         f.truncate(f.read().rfind(b'\n') + 1)  # a line torn by a kill
+    # It imports torch where there is one.
+    from tensorboardX import SummaryWriter
+
     self._board = SummaryWriter(
       os.path.join(run_dir, 'tensorboard'), write_to_disk=True
     )

@@ -18,10 +18,7 @@ from lmtx_jax.baselines.sentences import (
 from lmtx_jax.data.batches import epoch_order
 from lmtx_jax.data.tokens import Tokens, TokenView
 from lmtx_jax.train.pair_shapes import shape_of, training_shapes
-from lmtx_jax.train.pair_source import (
-  Batch,
-  LastEpoch,
-)
+from lmtx_jax.train.pair_source import Batch, LastEpoch
 from lmtx_jax.types import Ragged, UserError
 
 

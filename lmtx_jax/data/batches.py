@@ -24,7 +24,7 @@ def steps_a_compilation() -> float:
   On a CPU about one (six layers of 384) to three (the small encoder of the
   quickstart) are computed while what embeds a width, and leads its gradient
   back, is compiled; on an H100, DistilBERT and batches of 128 documents of 430
-  tokens, some hundreds.
+  tokens, some hundreds, which is taken for all accelerators.
   """
   return 1.0 if jax.default_backend() == 'cpu' else 300.0
 
@@ -33,7 +33,7 @@ def width_cost(passes: int = 1) -> float:
   """Tokens that a width to embed inputs at must save in each of some passes.
 
   Without a gradient it is compiled in about the time of a batch on a CPU, and
-  of 300 on an H100.
+  of 300 on an H100, which is taken for all accelerators.
   """
   batches = 1 if jax.default_backend() == 'cpu' else 300
   return batches * default_batch_tokens() / passes

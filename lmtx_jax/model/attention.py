@@ -12,7 +12,9 @@ from lmtx_jax.host import num_cores
 from lmtx_jax.model.dropout import Seed, draw_seed, drop
 from lmtx_jax.model.layers import Linear, TransformerConfig, add_bias
 
-_MOST_GROUPS = 8  # each of them is more to compile
+# On a CPU, of texts: two even on one core, where they suit its caches better;
+# each of them is more to compile.
+_LEAST_GROUPS, _MOST_GROUPS = 2, 4
 
 
 class Keys(NamedTuple):
@@ -72,9 +74,10 @@ def _two_products(
   matrices is work for one core.
   """
   batch, length, _, heads, _ = qkv.shape
-  groups = min(batch, max(2, min(num_cores(), _MOST_GROUPS)))
-  if jax.default_backend() != 'cpu':
-    groups = 1
+  groups = 1
+  if jax.default_backend() == 'cpu':
+    groups = max(_LEAST_GROUPS, min(num_cores(), _MOST_GROUPS))
+    groups = min(batch, groups)
   out = []
   for i in range(groups):
     start, end = batch * i // groups, batch * (i + 1) // groups
@@ -90,12 +93,16 @@ def _attend(
   """`_two_products` of a group of texts."""
   # each [batch, heads, length, head_dim], as a batched product reads it
   q, k, v = qkv.transpose(2, 0, 3, 1, 4)
+  scale = q.shape[-1] ** -0.5
+  exact = q.dtype == jnp.float32
   scores = jnp.einsum(
     'bhqd,bhkd->bhqk',
-    q * q.shape[-1] ** -0.5,
+    q * scale if exact else q,  # there are fewer of them than of scores
     k,
     preferred_element_type=jnp.float32,
   )
+  if not exact:
+    scores *= scale
   # 0 where a key counts, else as low as leaves all finite when a row has no
   # key at all. [batch, 1 head, 1 query, length]
   scores += jnp.where(keys.mask, 0.0, -1e9)[:, None, None, :]

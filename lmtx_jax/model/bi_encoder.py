@@ -88,7 +88,7 @@ class BiEncoder:
 
   def with_best_attention(self) -> BiEncoder:
     """The same encoder with the attention that suits the local devices."""
-    if self.config.relative_buckets:  # flash attention is not given a bias
+    if self.config.relative_buckets:  # which flash attention does not add
       return dataclasses.replace(self, attention='xla')
     device = jax.local_devices()[0]
     attention = best_attention(
@@ -220,11 +220,12 @@ def best_attention(
     dtype: of the matrix products.
     head_dim: width of one attention head.
   """
-  if platform not in ('gpu', 'cuda') or dtype != 'bfloat16':
+  if platform != 'gpu' or dtype != 'bfloat16':
     return 'xla'
-  # Matrix units for bfloat16 start with Ampere; Triton wants powers of two.
+  # Matrix units for bfloat16 start with Ampere; Triton wants powers of two, of
+  # which wider heads may not fit into the shared memory of smaller cards.
   ampere = re.fullmatch(r'(\d+)\.\d+', capability)
-  if ampere and int(ampere[1]) >= 8 and head_dim in (16, 32, 64, 128):
+  if ampere and int(ampere[1]) >= 8 and head_dim in (16, 32, 64):
     return 'flash'
   logging.info(
     'no flash attention: compute capability %r, heads of %d',

@@ -34,7 +34,8 @@ class Seed(NamedTuple):
 
   def later(self, elements: int) -> Seed:
     """The same mask from a later element on."""
-    return self._replace(first=self.first + np.uint32(elements % 2**32))
+    first = jnp.uint32(self.first) + np.uint32(elements % 2**32)  # it wraps
+    return self._replace(first=first)
 
 
 def spread(index: jax.Array, seed: Seed | None = None) -> jax.Array:

@@ -2,9 +2,13 @@
 
 The products are read, and their gradient is written, where the projection has
 them, side by side in one array; tiles of padding alone are left out. So that
-loops multiply what they read, nothing is added to it: the bias of the values
-is added to the context, that of the keys moves all scores of a query alike,
-which softmax does not see, and that of the queries is added to the scores.
+loops multiply what they read, a bias is added before or after them: that of the
+values to the context, that of the queries to the queries or, where these are
+what a loop reads, to the scores; that of the keys moves all scores of a query
+alike, which softmax does not see.
+
+Queries with their bias are rounded to their dtype, scores are not: weights that
+are computed again differ from the first ones as scores differ by that rounding.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import numpy as np
 from lmtx_jax.model.dropout import Seed, is_kept, spread
 from lmtx_jax.model.layers import add_bias
 
-_Q, _K, _V = np.arange(3, dtype=np.int32)
+_Q, _K, _V = np.arange(3, dtype=np.int32)  # indices of a reference have a shape
 
 
 def forward_kernel(
@@ -55,8 +59,8 @@ def forward_kernel(
     seen = triton.dot(weights.astype(q.dtype), at.load(_V, keys))
     return out * shrunk[:, None] + seen, total, left, new_top
 
-  none = jnp.zeros(size, jnp.float32)
-  start = jnp.zeros(q.shape, jnp.float32), none, none, none - jnp.inf
+  no_sum = jnp.zeros(size, jnp.float32)
+  start = jnp.zeros(q.shape, jnp.float32), no_sum, no_sum, no_sum - jnp.inf
   end = at.tiles(queries)
   out, total, left, top = jax.lax.fori_loop(0, end, body, start)
   real = at.inside(queries)
@@ -102,33 +106,36 @@ def backward_kernel(
 
   k, v = at.load(_K, here), add_bias(at.load(_V, here), bias_ref[_V])
   # [keys], of the bias of the queries
-  more = (k * bias_ref[_Q]).sum(axis=1) * at.unit
+  bias_scores = (k * bias_ref[_Q]).sum(axis=1) * at.to_log2
 
   def by_keys(i: jax.Array, carry: tuple) -> tuple:
     d_k, d_v, total = carry
     queries = _Rows(i * size, size)
     q, d_out = at.load(_Q, queries), queries.load(d_out_ref)
     d_scores, left = tile(
-      at.scores(q, k) + more[None, :], triton.dot(d_out, v.T), queries, here
+      at.scores(q, k) + bias_scores[None, :],
+      triton.dot(d_out, v.T),
+      queries,
+      here,
     )
     d_v += triton.dot(left.astype(q.dtype).T, d_out)
     d_k += triton.dot(d_scores.astype(q.dtype).T, q)
     return d_k, d_v, total + d_scores.sum(axis=0)
 
-  end, none = at.tiles(here), jnp.zeros(size, jnp.float32)
-  d_k, d_v, total = jax.lax.fori_loop(0, end, by_keys, (zeros, zeros, none))
+  end, no_sum = at.tiles(here), jnp.zeros(size, jnp.float32)
+  d_k, d_v, total = jax.lax.fori_loop(0, end, by_keys, (zeros, zeros, no_sum))
   d_k += total[:, None] * bias_ref[_Q][None, :]
   here.store(d_qkv_ref, d_k * scale, _K)
   here.store(d_qkv_ref, d_v, _V)
 
   q, d_out = add_bias(at.load(_Q, here), bias_ref[_Q]), here.load(d_out_ref)
   # [queries], of the bias of the values
-  d_more = (d_out * bias_ref[_V]).sum(axis=1)
+  bias_d_weights = (d_out * bias_ref[_V]).sum(axis=1)
 
   def by_queries(i: jax.Array, d_q: jax.Array) -> jax.Array:
     keys = _Rows(i * size, size)
     k = at.load(_K, keys)
-    d_weights = triton.dot(d_out, at.load(_V, keys).T) + d_more[:, None]
+    d_weights = triton.dot(d_out, at.load(_V, keys).T) + bias_d_weights[:, None]
     d_scores, _ = tile(at.scores(q, k), d_weights, here, keys)
     return d_q + triton.dot(d_scores.astype(q.dtype), k)
 
@@ -174,7 +181,7 @@ class _Place:
     self._seed = Seed(*(seed_ref[i] for i in range(3)))
 
   def tiles(self, rows: _Rows) -> jax.Array:
-    """Tiles that rows see: those with a token, none if they have none."""
+    """Tiles that rows see: those with a token, no_sum if they have no_sum."""
     tiles = (self._length + rows.size - 1) // rows.size
     return jnp.where(rows.start < self._length, tiles, 0)
 
@@ -183,7 +190,7 @@ class _Place:
     return rows.load(self._qkv, part)
 
   @property
-  def unit(self) -> float:
+  def to_log2(self) -> float:
     """What scores are multiplied by, to be exponents of 2."""
     return self._qkv.shape[-1] ** -0.5 * math.log2(math.e)
 
@@ -193,7 +200,7 @@ class _Place:
 
   def scores(self, q: jax.Array, k: jax.Array) -> jax.Array:
     """`[queries, keys]` f32, in that unit."""
-    return triton.dot(q, k.T) * self.unit
+    return triton.dot(q, k.T) * self.to_log2
 
   def is_kept(self, queries: _Rows, keys: _Rows, rate: float) -> jax.Array:
     """`[queries, keys]` bool, what dropout leaves."""

@@ -25,8 +25,8 @@ class Transformer(nn.Module):
     config: shape and constants.
     dtype: of matrix products and hidden states; parameters, layer norms and
       softmax are float32.
-    attention: 'xla' or 'flash', see `Attention`; with relative positions it
-      is 'xla' in any case.
+    attention: 'xla' or 'flash', see `best_attention`; with relative positions
+      it is 'xla' in any case.
   """
 
   config: TransformerConfig

@@ -10,10 +10,7 @@ import numpy as np
 from lmtx_jax.data.batches import epoch_order
 from lmtx_jax.data.tokens import Tokens, TokenView
 from lmtx_jax.train.pair_shapes import shape_of, training_shapes
-from lmtx_jax.train.pair_source import (
-  Batch,
-  LastEpoch,
-)
+from lmtx_jax.train.pair_source import Batch, LastEpoch
 
 _BLOCK = 4096  # documents whose words are looked for at a time
 

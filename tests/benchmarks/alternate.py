@@ -42,8 +42,7 @@ def alternate(
     process.start()
     theirs.close()  # so that a peer that dies ends the wait
     workers[name] = (process, ours)
-  for name, (_, pipe) in workers.items():
-    _receive(name, pipe)  # ready, after its warm-up call
+    _receive(name, ours)  # ready, after its warm-up call
   seconds = {name: [] for name in peers}
   for _ in range(rounds):
     for name, (_, pipe) in workers.items():
@@ -70,7 +69,7 @@ def _receive(name: str, pipe: Any) -> Any:
 def _serve(pipe: Any, make: Make, args: tuple) -> None:
   call = make(*args)
   call()
-  with contextlib.suppress(EOFError):  # another peer failed
+  with contextlib.suppress(EOFError, BrokenPipeError):  # another peer failed
     pipe.send('ready')
     while pipe.recv():
       start = time.perf_counter()

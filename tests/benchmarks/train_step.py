@@ -14,8 +14,9 @@ several --steps, as on an accelerator, the next is handed to the device before
 the last one has ended, as in a run.
 
 One JSON line with the median seconds of a step and the ratio, and the same of
-the forward pass of the documents alone; "tflops" and "mfu", the share of
---peak_tflops, count the matrix products.
+the forward pass of the documents alone, where PyTorch casts its weights at each
+call and ours has cast them, as in a run; "ours_tflops" and "mfu" (the share of
+--peak_tflops), and the same of the forward pass, count the matrix products.
 """
 
 from __future__ import annotations

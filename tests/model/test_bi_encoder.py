@@ -169,7 +169,7 @@ def test_weights_cast_ahead_embed_the_same():
     ('gpu', '9.0', 'bfloat16', 20, 'xla'),
     ('gpu', '9.0', 'bfloat16', 8, 'xla'),
     ('gpu', '9.0', 'bfloat16', 96, 'xla'),
-    ('gpu', '9.0', 'bfloat16', 256, 'xla'),
+    ('gpu', '9.0', 'bfloat16', 128, 'xla'),
     ('cpu', '', 'bfloat16', 64, 'xla'),
     ('tpu', '', 'bfloat16', 64, 'xla'),
   ],

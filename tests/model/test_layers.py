@@ -59,6 +59,15 @@ def test_dropout_leads_back_what_it_leaves(rate):
   np.testing.assert_array_equal(gradient, y)
 
 
+def test_an_activation_adds_the_bias_in_float32():
+  product = jnp.asarray(X, jnp.bfloat16)
+  bias = DRAW.standard_normal(16, np.float32) / 100
+  got = activated(product, bias, 'gelu')
+  assert got.dtype == jnp.bfloat16
+  exact = gelu(product.astype(jnp.float32) + bias)
+  np.testing.assert_array_equal(got, exact.astype(jnp.bfloat16))
+
+
 def test_an_activation_adds_the_bias():
   product, bias = X, DRAW.standard_normal(16, np.float32)
   ours = lambda product, bias: activated(product, bias, 'gelu')  # noqa: E731

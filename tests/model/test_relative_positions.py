@@ -98,7 +98,7 @@ def test_positions_before_the_first_are_unused():
   np.testing.assert_array_equal(other, embed(ENCODER, ids, lengths))
 
 
-def test_flash_attention_never_drops_the_bias(monkeypatch):
+def test_flash_attention_never_leaves_them_out(monkeypatch):
   encoder = dataclasses.replace(ENCODER, config=NO_DROPOUT)
   ids, lengths = tokens_of(encoder, 3, 12)
   flash = dataclasses.replace(encoder, attention='flash')
