@@ -302,7 +302,6 @@ class Config:
       )
     of_lmtx = {
       'hard_negatives': self.train.hard_negatives,
-      'p_yes_power': self.train.p_yes_power,
       'batching=clusters': self.train.batching != 'length',
       'teacher_budget': self.plan.teacher_budget,
     }
@@ -311,18 +310,6 @@ class Config:
         raise UserError(f'--{flag_name} goes with --method=lmtx alone')
     if self.shortlist.label_prior and not self.shortlist.lexical_weight:
       raise UserError('--label_prior goes with a --lexical_weight above 0')
-    sure = self.train.hard_negative_below < 1
-    if sure and not self.train.hard_negatives:
-      raise UserError(
-        '--hard_negative_below goes with --hard_negatives above 0'
-      )
-    if (sure or self.train.p_yes_power) and (
-      self.teacher.teacher == 'sglang' and self.llm.verdict == 'text'
-    ):
-      raise UserError(
-        '--p_yes_power and --hard_negative_below need a p_yes, which'
-        ' --verdict=text has none of'
-      )
     if self.run.method != 'simcse' and self.method.training_head:
       raise UserError('--training_head goes with --method=simcse alone')
     if self.run.method == 'icxml' and self.teacher.teacher != 'sglang':

@@ -37,14 +37,6 @@ class PlanConfig:
     'for each document.',
     low=1,
   )
-  yes_power: float = flag(
-    1.0,
-    'With --teacher_budget, which of the accepted labels of a document is '
-    'drawn: each in proportion to this power of p(yes), as the planner has it '
-    'without the answer itself, so that a yes that nothing else speaks for '
-    'counts less. 0: all alike.',
-    low=0,
-  )
   neighbours: int = flag(
     20,
     'Nearest documents whose accepted labels the planner looks at; 0: none.',

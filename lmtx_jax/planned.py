@@ -14,7 +14,7 @@ from lmtx_jax.planning.judged import Judged
 from lmtx_jax.snapshot import Snapshot
 from lmtx_jax.stages import Stages
 from lmtx_jax.teacher.pairs import Pairs, Tally
-from lmtx_jax.types import YES, PseudoLabels, UserError, Verdicts
+from lmtx_jax.types import NO, YES, PseudoLabels, UserError, Verdicts
 
 
 def check_budget(budget: int, num_cycles: int, inputs: Inputs) -> None:
@@ -62,25 +62,9 @@ def teach(stages: Stages, cycle: int, snapshot: Snapshot) -> PseudoLabels:
       write_arrays(run.cycle_file(cycle, 'judged.npz'), found._asdict())
     judged = before + found
     accepted, rejected = (
-      judged.rows(keep, num_docs)
-      for keep in (
-        judged.answers == YES,
-        stages.confidence.rejected(Verdicts(judged.answers, judged.p_yes)),
-      )
+      judged.rows(judged.answers == answer, num_docs) for answer in (YES, NO)
     )
-    return PseudoLabels(accepted, rejected, weights(evidence, judged)), tally
-
-  def weights(evidence: Evidence, judged: Judged) -> np.ndarray | None:
-    power = stages.config.plan.yes_power
-    yeses = judged.by_document(judged.answers == YES)
-    by_teacher = stages.confidence.weights(judged.p_yes[yeses])
-    if not power:
-      return by_teacher
-    (p_yes,) = processes.lead_arrays(
-      lambda: [planner.p_of_yeses(evidence, judged)]
-    )
-    by_planner = p_yes**power
-    return by_planner if by_teacher is None else by_planner * by_teacher
+    return PseudoLabels(accepted, rejected), tally
 
   return stages.taught(cycle, ask)
 

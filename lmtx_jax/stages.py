@@ -24,7 +24,6 @@ from lmtx_jax.model.pretrained import Pretrained
 from lmtx_jax.rankings import Rankings
 from lmtx_jax.run_dir import RunDir
 from lmtx_jax.snapshot import Snapshot
-from lmtx_jax.teacher.confidence import Confidence
 from lmtx_jax.teacher.joint_store import JointStore
 from lmtx_jax.teacher.pairs import Pairs, Tally, Teacher
 from lmtx_jax.teacher.progress import Report
@@ -99,12 +98,6 @@ class Stages:
     counts = np.bincount(pairs % num_labels, minlength=num_labels)
     return np.log1p(counts[label_key]).astype(np.float32)
 
-  @property
-  def confidence(self) -> Confidence:
-    """What is made of how sure the teacher is."""
-    train = self.config.train
-    return Confidence(train.p_yes_power, train.hard_negative_below)
-
   def warm_up(self) -> Snapshot:
     """The encoder before cycle 0: as loaded, or after the warm-up."""
     config = self.config.warmup
@@ -154,7 +147,6 @@ class Stages:
           shortlist,
           f'{run.run_id}/cycle_{cycle:02d}',
           self.asking_report(cycle),
-          self.confidence,
         )
       return found.union(before) if before else found, tally
 
@@ -170,15 +162,12 @@ class Stages:
       run.bind('teacher', self.teacher.identity)
       found, tally = ask()
       self._report_teaching(cycle, found, tally)
-      arrays = {
+      return {
         'accepted_values': found.accepted.values,
         'accepted_offsets': found.accepted.offsets,
         'rejected_values': found.rejected.values,
         'rejected_offsets': found.rejected.offsets,
       }
-      return arrays | (
-        {} if found.weights is None else {'weights': found.weights}
-      )
 
     arrays = run.once(
       run.cycle_file(cycle, _PSEUDO_LABELS),
@@ -189,7 +178,6 @@ class Stages:
     return PseudoLabels(
       Ragged(arrays['accepted_values'], arrays['accepted_offsets']),
       Ragged(arrays['rejected_values'], arrays['rejected_offsets']),
-      arrays.get('weights'),
     )
 
   def asking_report(self, cycle: int) -> Report:
@@ -244,7 +232,6 @@ class Stages:
         batch_size=batch_size,
         epochs=config.epochs,
         seed=(self.config.run.seed, 3, cycle),
-        weights=found.weights,
         rejected=found.rejected if config.hard_negatives else None,
         num_hard=config.hard_negatives,
         clusters=clusters,

@@ -57,20 +57,6 @@ class TrainConfig:
     'further negatives (the paper found that they hurt).',
     low=0,
   )
-  hard_negative_below: float = flag(
-    1.0,
-    'Only a no with a p_yes below it makes a hard negative, one that the '
-    'teacher is sure of; 1: every no.',
-    low=1e-6,
-    high=1.0,
-  )
-  p_yes_power: float = flag(
-    0.0,
-    'Which of the accepted labels of a document is drawn: each in proportion '
-    "to this power of the teacher's p_yes (times that of --yes_power). 0: all "
-    'alike.',
-    low=0.0,
-  )
   batching: str = flag(
     'length',
     'Documents of like length in a batch, which saves padding, or of like '

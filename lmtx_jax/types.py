@@ -71,22 +71,13 @@ class Ragged:
     Returns:
       In memory, of this one's dtype.
     """
-    return self.union_places(other)[0]
-
-  def union_places(self, other: Ragged) -> tuple[Ragged, np.ndarray]:
-    """The union, and `[total]` places of its values in both, one after other.
-
-    A value of both has that of the first.
-    """
     base = 1 + int(max(self.values.max(initial=0), other.values.max(initial=0)))
-    keys, places = np.unique(
-      np.concatenate([r.row_ids * base + r.values for r in (self, other)]),
-      return_index=True,
+    keys = np.unique(
+      np.concatenate([r.row_ids * base + r.values for r in (self, other)])
     )
     lengths = np.bincount(keys // base, minlength=len(self))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    values = (keys % base).astype(self.values.dtype)
-    return Ragged(values, offsets), places
+    return Ragged((keys % base).astype(self.values.dtype), offsets)
 
   def without(self, banned: Ragged) -> Ragged:
     """The rows less the values that stand in the same row of `banned`."""
@@ -179,20 +170,14 @@ class PseudoLabels:
   Attributes:
     accepted: row `d` holds the labels (int32) that the teacher accepted for
       training document `d`.
-    rejected: row `d` holds the labels (int32) that it rejected; where it must
-      be sure of a no, those alone.
-    weights: `[num_accepted]` f32 above 0, in proportion to which one of a
-      document's accepted labels is drawn; None: all alike.
+    rejected: row `d` holds the labels (int32) that it rejected.
   """
 
   accepted: Ragged
   rejected: Ragged
-  weights: np.ndarray | None = None
 
   def union(self, other: PseudoLabels) -> PseudoLabels:
     """These and the others, of the same documents and teacher, alike."""
-    accepted, places = self.accepted.union_places(other.accepted)
-    weights = None
-    if self.weights is not None and other.weights is not None:
-      weights = np.concatenate([self.weights, other.weights])[places]
-    return PseudoLabels(accepted, self.rejected.union(other.rejected), weights)
+    return PseudoLabels(
+      self.accepted.union(other.accepted), self.rejected.union(other.rejected)
+    )

@@ -25,7 +25,6 @@ _QUESTION = frozenset(('prompt', 'prompt_template', 'verdict', 'yes_threshold'))
 _OF_LMTX = frozenset(
   (
     *('num_cycles', 'dev_tolerance', 'warm_start', 'hard_negatives'),
-    *('hard_negative_below', 'p_yes_power'),
     *('shortlist', 'shortlist_size', 'label_prior'),
     *('batching', 'batch_cluster_size'),
     *('loss', 'margin', 'loss_temperature', 'num_negatives'),

@@ -20,13 +20,11 @@ class Judged(NamedTuple):
     docs: `[num_pairs]` int64 documents.
     labels: `[num_pairs]` int64 labels.
     answers: `[num_pairs]` int8, YES, NO or INVALID.
-    p_yes: `[num_pairs]` f32, how sure of a yes the teacher is, NaN if invalid.
   """
 
   docs: np.ndarray
   labels: np.ndarray
   answers: np.ndarray
-  p_yes: np.ndarray
 
   def __add__(self, other: Judged) -> Judged:
     """These, then the others."""
@@ -52,28 +50,15 @@ class Judged(NamedTuple):
       keep: `[num_pairs]` bool.
       num_docs: of the result.
     """
-    docs, labels = self.take(self.by_document(keep))[:2]
+    places = np.flatnonzero(keep)
+    places = places[np.argsort(self.docs[places], kind='stable')]
+    docs, labels = self.docs[places], self.labels[places]
     offsets = np.concatenate(
       [[0], np.cumsum(np.bincount(docs, minlength=num_docs))]
     )
     return Ragged(labels.astype(np.int32), offsets.astype(np.int64))
 
-  def by_document(self, keep: np.ndarray) -> np.ndarray:
-    """The kept pairs' places, document by document, in the order asked.
-
-    Args:
-      keep: `[num_pairs]` bool.
-    """
-    places = np.flatnonzero(keep)
-    return places[np.argsort(self.docs[places], kind='stable')]
-
-  def take(self, places: np.ndarray) -> Judged:
-    """The questions at these places."""
-    return Judged(*(array[places] for array in self))
-
   @classmethod
   def none(cls) -> Judged:
     """Nothing asked."""
-    return cls(
-      *(np.zeros(0, kind) for kind in (np.int64, np.int64, np.int8, np.float32))
-    )
+    return cls(*(np.zeros(0, kind) for kind in (np.int64, np.int64, np.int8)))

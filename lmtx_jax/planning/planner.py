@@ -63,7 +63,7 @@ def ask(
     if not len(docs):
       break
     verdicts = judge(docs, labels)
-    found += Judged(docs, labels, verdicts.answer, verdicts.p_yes)
+    found += Judged(docs, labels, verdicts.answer)
     yes = float((found.answers == YES).mean())
     logging.info('round %d: %d asked, %.3f yes', number, len(found.docs), yes)
   return found
@@ -89,25 +89,6 @@ def fit(
   # Small products: threads would wait for each other most of the time.
   with threadpool_limits(1):
     return model.fit(features.astype(np.float64), is_yes)
-
-
-def p_of_yeses(evidence: Evidence, judged: Judged) -> np.ndarray:
-  """How far all else speaks for each yes; 1 where nothing could be learnt.
-
-  Args:
-    evidence: of the cycle.
-    judged: so far.
-
-  Returns:
-    `[num_yeses]` f32 p(yes) without the pair's own answer, document by
-    document as `Judged.rows` has them.
-  """
-  docs, labels = judged.take(judged.by_document(judged.answers == YES))[:2]
-  answers = evidence.answers(judged)
-  model = fit(evidence, judged, answers)
-  if model is None:
-    return np.ones(len(docs), np.float32)
-  return _predict(model, evidence, docs, labels, answers)
 
 
 def _predict(

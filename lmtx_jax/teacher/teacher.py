@@ -10,13 +10,13 @@ import numpy as np
 from lmtx_jax.config import TeacherConfig
 from lmtx_jax.data.corpus import Texts
 from lmtx_jax.llm_config import LlmConfig
-from lmtx_jax.teacher.confidence import Confidence
 from lmtx_jax.teacher.llm import server_command
 from lmtx_jax.teacher.llm.teacher import LlmTeacher
 from lmtx_jax.teacher.oracle import OracleTeacher
 from lmtx_jax.teacher.pairs import Pairs, Tally, Teacher
 from lmtx_jax.teacher.verdict_store import VerdictStore
 from lmtx_jax.types import (
+  NO,
   YES,
   PseudoLabels,
   Ragged,
@@ -112,12 +112,11 @@ def pseudo_labels(
   shortlist: Shortlist,
   asked_by: str,
   report: Callable[[dict[str, float]], None] | None = None,
-  confidence: Confidence = Confidence(),  # noqa: B008, it is immutable
 ) -> tuple[PseudoLabels, Tally]:
   """The teacher's yes and no among the shortlists (Algorithm 1, line 6).
 
-  Empty documents are never asked about; a pair without a readable answer, or
-  with a no that does not count, is neither accepted nor rejected.
+  Empty documents are never asked about; a pair without a readable answer is
+  neither accepted nor rejected.
 
   Args:
     store: remembers the verdicts.
@@ -127,7 +126,6 @@ def pseudo_labels(
     shortlist: labels of each document.
     asked_by: name of this stage of this run, see `VerdictStore.judge`.
     report: is told of the progress now and then.
-    confidence: what is made of p_yes.
 
   Returns:
     The pseudo labels, in the order of the shortlist, and what they cost.
@@ -138,12 +136,11 @@ def pseudo_labels(
     np.zeros(wanted.shape, bool),
     np.zeros(wanted.shape, bool),
   )
-  accepted[wanted] = is_yes = verdicts.answer == YES
-  rejected[wanted] = confidence.rejected(verdicts)
+  accepted[wanted] = verdicts.answer == YES
+  rejected[wanted] = verdicts.answer == NO
   table = shortlist.labels.astype(np.int32, copy=False)
   result = PseudoLabels(
     Ragged.from_mask(table, accepted),
     Ragged.from_mask(table, rejected),
-    confidence.weights(verdicts.p_yes[is_yes]),
   )
   return result, tally

@@ -45,7 +45,6 @@ class PseudoLabelPairs:
     batch_size: int,
     epochs: int,
     seed: tuple[int, ...],
-    weights: np.ndarray | None = None,
     rejected: Ragged | None = None,
     num_hard: int = 0,
     clusters: np.ndarray | None = None,
@@ -62,8 +61,6 @@ class PseudoLabelPairs:
       batch_size: documents a step; each epoch's last partial batch is dropped.
       epochs: passes over the documents.
       seed: of every draw.
-      weights: `[num_accepted]` f32, in proportion to which one of a
-        document's accepted labels is drawn; None: all alike.
       rejected: row `d` holds labels that are wrong for document `d`; needed
         for `num_hard`.
       num_hard: how many of them, drawn anew each epoch, enter the batch with
@@ -79,7 +76,6 @@ class PseudoLabelPairs:
     self._documents, self._labels = documents, labels
     self._accepted = accepted.take(self._rows)
     self._label_key, self._seed = label_key, seed
-    self._weights = weights
     self._num_hard, self._rejected = num_hard, None
     if num_hard:
       self._rejected = rejected.take(self._rows)
@@ -118,7 +114,7 @@ class PseudoLabelPairs:
       order = self._shapes.order(self._lengths, rng)
     else:
       order = _cluster_order(self._clusters, self.batch_size, rng)
-    place = _drawn_one(self._accepted, self._weights, rng)
+    place = _drawn_one(self._accepted, rng)
     refused = np.zeros((len(self._rows), 0), np.int32)
     if self._num_hard:
       refused = _drawn(self._rejected, self._num_hard, rng)
@@ -187,18 +183,10 @@ def _cluster_order(
   return rng.permutation(order.reshape(num_batches, batch_size))
 
 
-def _drawn_one(
-  rows: Ragged, weights: np.ndarray | None, rng: np.random.Generator
-) -> np.ndarray:
+def _drawn_one(rows: Ragged, rng: np.random.Generator) -> np.ndarray:
   """`[num_rows]` int64, where a value of each row lies; none is empty."""
   draw = rng.random(len(rows))
-  if weights is None:
-    return rows.offsets[:-1] + (draw * rows.lengths).astype(np.int64)
-  total = np.concatenate([[0], np.cumsum(weights, dtype=np.float64)])
-  first, end = total[rows.offsets[:-1]], total[rows.offsets[1:]]
-  place = np.searchsorted(total, first + draw * (end - first), 'right') - 1
-  # What is rounded away does not lead into another row.
-  return np.clip(place, rows.offsets[:-1], rows.offsets[1:] - 1)
+  return rows.offsets[:-1] + (draw * rows.lengths).astype(np.int64)
 
 
 def _drawn(rows: Ragged, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -169,32 +169,11 @@ def test_no_candidates():
   assert not asked and not len(found.docs)
 
 
-def test_yeses_are_trusted_by_all_else_that_is_known():
-  """False yeses have less for them, and those of a document stay together."""
-  evidence, truth = made()
-  rng = np.random.default_rng(0)
-
-  def judge(docs, labels):
-    wrong = rng.random(len(docs)) < 0.25
-    return verdicts(np.where(truth[docs, labels] ^ wrong, YES, NO))
-
-  judged = planner.ask(evidence, judge, Judged.none(), 400, 4)
-  p_yes = planner.p_of_yeses(evidence, judged)
-  rows = judged.rows(judged.answers == YES, NUM_DOCS)
-  is_true = truth[rows.row_ids, rows.values]
-  assert len(p_yes) == len(rows.values) and p_yes.min() > 0
-  assert 0.1 < is_true.mean() < 0.9
-  assert p_yes[is_true].mean() > p_yes[~is_true].mean() + 0.1
-  all_yes = judged.take(np.flatnonzero(judged.answers == YES))
-  assert (planner.p_of_yeses(evidence, all_yes) == 1).all()
-
-
 def test_judged_rows_keep_the_order_of_asking():
   judged = Judged(
     np.array([2, 0, 2, 1]),
     np.array([7, 3, 1, 4]),
     np.array([YES, NO, YES, INVALID], np.int8),
-    np.array([0.9, 0.1, 0.8, np.nan], np.float32),
   )
   rows = judged.rows(judged.answers == YES, 4)
   assert [row.tolist() for row in rows] == [[], [], [7, 1], []]
