@@ -526,7 +526,7 @@ def test_full_disk(tiny, tmp_path):
 
 def test_interrupted_it_says_how_to_go_on(tiny, tmp_path):
   run = tmp_path / 'run'
-  flags = (*tiny, '--teacher=oracle', f'--run_dir={run}', '--epochs=300')
+  flags = (*tiny, '--teacher=oracle', f'--run_dir={run}', '--epochs=120')
   # A shell's background jobs, and so their children, ignore SIGINT.
   listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
   process = spawn('main', *flags, preexec_fn=listen)
@@ -563,10 +563,10 @@ def test_killed_and_resumed(tiny, tmp_path, capsys, monkeypatch):
   monkeypatch.chdir(pathlib.Path(__file__).parent.parent)
   flags = (*tiny, '--teacher=oracle', '--checkpoint_steps=5')
   code = kill_and_resume.main(
-    ['--kills=3', '--seed=1', f'--dir={tmp_path}', *flags]
+    ['--kills=2', '--seed=1', f'--dir={tmp_path}', *flags]
   )
   assert code == 0, capsys.readouterr().out
-  assert '3 kills' in capsys.readouterr().out
+  assert '2 kills' in capsys.readouterr().out
 
 
 def test_a_batch_that_cannot_be_split_fails_first(tiny, tmp_path, monkeypatch):

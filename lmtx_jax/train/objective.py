@@ -8,7 +8,7 @@ from lmtx_jax import devices
 
 DeviceBatch = dict[str, jax.Array]
 # Passages of a batch may come in up to four parts, each with its own width.
-PASSAGES = ('passage', 'passage_1', 'passage_2', 'passage_3')
+PASSAGES = ('passage', *(f'passage_{part}' for part in range(1, 8)))
 _SIDES = ('query', *PASSAGES, 'extra')
 
 

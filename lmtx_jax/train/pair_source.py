@@ -16,7 +16,7 @@ from lmtx_jax.data.batches import steps_a_compilation
 
 Batch = dict[str, np.ndarray]
 
-MOST_WIDTHS = 32  # of a side of a training
+MOST_WIDTHS = 48  # of a side of a training
 _MIXED = 3  # batches of a width, so that not always the same inputs meet
 MIN_WASTE = 0.01  # share of padding that no width is compiled for
 

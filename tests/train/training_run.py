@@ -86,12 +86,11 @@ def train(folder, kill_at=None):
   return flat(params)
 
 
-def gradients(loss=LOSS):
+def gradients():
   """The plain gradient, and one in chunks of 3 rows a device."""
   batch = make_pairs().batch(0)
   assert 'passage_1_ids' in batch
-  if loss is CLUSTER_LOSS:
-    batch = with_texts_again(batch, NUM_LABELS)
+  batch = with_texts_again(batch, NUM_LABELS)
   batch, params = devices.shard(batch), start_params(ENCODER)
   key, step = jax.random.key(5), np.int32(4)
   _, plain = plain_gradient(
@@ -99,9 +98,9 @@ def gradients(loss=LOSS):
     batch,
     jax.random.fold_in(key, step),
     bi_encoder=ENCODER,
-    loss=loss,
+    loss=CLUSTER_LOSS,
   )
-  taken = p_train_step(ENCODER, loss, optax.identity(), Chunk(3))
+  taken = p_train_step(ENCODER, CLUSTER_LOSS, optax.identity(), Chunk(3))
   _, grads = taken.value_and_grad(
     devices.replicate(params), batch, key, devices.replicate(step)
   )
@@ -114,7 +113,6 @@ def main(count, task, folder):
   assert devices.count() == count
   if task == 'start':
     np.save(folder / f'gradients_{count}.npy', gradients())
-    np.save(folder / f'extra_{count}.npy', gradients(CLUSTER_LOSS))
     assert train(folder, SAVED_AT + 2) is None
   else:
     np.save(folder / f'params_{count}.npy', train(folder))
