@@ -61,9 +61,7 @@ def teach(stages: Stages, cycle: int, snapshot: Snapshot) -> PseudoLabels:
     if processes.is_lead():
       write_arrays(run.cycle_file(cycle, 'judged.npz'), found._asdict())
     judged = before + found
-    accepted, rejected = (
-      judged.rows(judged.answers == answer, num_docs) for answer in (YES, NO)
-    )
+    accepted, rejected = (judged.rows(answer, num_docs) for answer in (YES, NO))
     return PseudoLabels(accepted, rejected), tally
 
   return stages.taught(cycle, ask)

@@ -130,6 +130,8 @@ class RunDir:
       for name, value in binding.items()
       if old.get(name) != value
     ]
+    gone = old.keys() - all_flags(configs).keys()
+    differ += [f'no --{name} (was {old[name]})' for name in sorted(gone)]
     if differ:
       raise UserError(
         f'{self.path} is a run with other flags: {", ".join(differ)}; choose'

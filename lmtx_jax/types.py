@@ -177,7 +177,7 @@ class PseudoLabels:
   rejected: Ragged
 
   def union(self, other: PseudoLabels) -> PseudoLabels:
-    """These and the others, of the same documents and teacher, alike."""
+    """These and the others, of the same documents and teacher."""
     return PseudoLabels(
       self.accepted.union(other.accepted), self.rejected.union(other.rejected)
     )

@@ -491,6 +491,14 @@ class TestRefused:
     assert '--seed=5 (was 0)' in result.error
     assert '--margin' not in result.error
 
+  def test_run_with_a_flag_that_is_no_more(self, tiny, trained, tmp_path):
+    run = shutil.copytree(trained, tmp_path / 'run')
+    with open(run / 'flags.txt', 'a') as f:
+      f.write('--yes_power=1.0\n')
+    result = call('main', *tiny, '--teacher=oracle', f'--run_dir={run}')
+    assert result.code == 1
+    assert 'no --yes_power (was 1.0)' in result.error
+
   def test_run_on_other_data(self, tiny, trained, tmp_path):
     folder = write_corpus(tmp_path / 'changed', made_corpus(89))
     flags = (*tiny, '--teacher=oracle', f'--run_dir={trained}')

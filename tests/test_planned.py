@@ -17,7 +17,7 @@ from run_fixtures import (
 
 from lmtx_jax import main
 from lmtx_jax.files import read_arrays
-from lmtx_jax.types import YES
+from lmtx_jax.types import NO, YES
 
 CYCLES, DEV = 2, 16  # of the small run's flags
 BUDGET = 160 + CYCLES * DEV
@@ -165,3 +165,20 @@ def test_dry_run_tells_the_budget(tiny, tmp_path):
   )
   assert first[2] == first[4] == str(160 // CYCLES)
   assert total[-4] == str(BUDGET) or str(BUDGET) in total
+
+
+@pytest.mark.parametrize('flags', [('--teacher=oracle',), PLANNED])
+def test_hard_negatives_are_all_noes_of_the_run(tiny, tmp_path, flags):
+  more = ('--hard_negatives=1', '--train_on=run', '--oracle_recall=0.7')
+  succeed('main', *tiny, *flags, *more, f'--run_dir={tmp_path / "run"}')
+  found = read_arrays(tmp_path / 'run' / 'cycle_01' / 'pseudo_labels.npz')
+  with sqlite3.connect(tmp_path / 'run' / 'verdicts.sqlite') as db:
+    count = dict(
+      db.execute(
+        'SELECT answer, COUNT(*) FROM verdicts JOIN askers'
+        " ON askers.id = asked_by WHERE askers.name LIKE '%cycle%'"
+        ' GROUP BY answer'
+      )
+    )
+  assert len(found['rejected_values']) == count[NO] > 50
+  assert len(found['accepted_values']) == count[YES] > 50

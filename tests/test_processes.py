@@ -238,8 +238,8 @@ def test_hosts_that_see_other_things(tiny, what, data_dir, tmp_path):
   assert not run.exists()
 
 
-def test_preempted_it_goes_on_with_other_processes(tiny, runs, tmp_path):
-  """Told to stop at 2 x 4 in mid-training, finished at 1 x 1."""
+def test_preempted_it_goes_on_with_other_devices(tiny, runs, tmp_path):
+  """Told to stop at 2 x 4 in mid-training, finished at 2 x 2."""
   run = tmp_path / 'run'
   flags = (*tiny, *FLAGS, '--checkpoint_steps=1000', f'--run_dir={run}')
   started = start(*flags)
@@ -253,8 +253,8 @@ def test_preempted_it_goes_on_with_other_processes(tiny, runs, tmp_path):
     assert code == 0, err
     assert 'Traceback' not in err and 'Check failure' not in err
   assert not (run / 'summary.json').exists()
-  (end,) = finish(start(*flags, num=1, devices=1))
-  assert end[0] == 0, end
+  for code, _, err in finish(start(*flags, devices=2)):
+    assert code == 0, err
   np.testing.assert_allclose(losses(run), losses(runs[0]), atol=1e-4)
   assert verdicts(run) == verdicts(runs[0])
   found = numbers(run)

@@ -43,14 +43,14 @@ class Judged(NamedTuple):
     ones = np.ones(int(rows.sum()), np.float32)
     return sp.csr_matrix((ones, (self.docs[rows], self.labels[rows])), shape)
 
-  def rows(self, keep: np.ndarray, num_docs: int) -> Ragged:
-    """The kept pairs' labels, document by document, in the order asked.
+  def rows(self, answer: int, num_docs: int) -> Ragged:
+    """The labels that were so answered, row by document, in the order asked.
 
     Args:
-      keep: `[num_pairs]` bool.
+      answer: YES, NO or INVALID.
       num_docs: of the result.
     """
-    places = np.flatnonzero(keep)
+    places = np.flatnonzero(self.answers == answer)
     places = places[np.argsort(self.docs[places], kind='stable')]
     docs, labels = self.docs[places], self.labels[places]
     offsets = np.concatenate(

@@ -69,7 +69,7 @@ def ask(
   return found
 
 
-def fit(
+def _fit(
   evidence: Evidence, judged: Judged, answers: Answers
 ) -> Pipeline | None:
   """p(yes) as the answers so far have it; None if they are all alike."""
@@ -103,7 +103,7 @@ def _choose(
 ) -> tuple[np.ndarray, np.ndarray]:
   """The most promising pairs, grouped by document."""
   answers = evidence.answers(judged)
-  model = fit(evidence, judged, answers)
+  model = _fit(evidence, judged, answers)
   if model is None:
     docs, labels, value = _by_ranks(evidence, answers)
   else:

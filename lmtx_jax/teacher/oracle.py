@@ -12,7 +12,6 @@ import hashlib
 import json
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 from lmtx_jax.config import TeacherConfig
 from lmtx_jax.data.corpus import Texts
@@ -21,14 +20,10 @@ from lmtx_jax.teacher.pairs import Pairs
 from lmtx_jax.types import NO, YES, UserError, Verdicts
 
 _CHUNK = 8192  # pairs answered at a time
-_SUREST = 4.0  # standard deviations; even without errors it is not certain
 
 
 class OracleTeacher:
   """Says yes to a share of the true pairs and to a share of the wrong ones.
-
-  It is less sure of its errors than of what it gets right, as a teacher whose
-  p_yes means something is.
 
   The answer is a function of the two texts alone, so a pair is judged alike in
   every cycle and every run; texts that occur twice share their true labels.
@@ -79,7 +74,6 @@ class OracleTeacher:
         'teacher': 'oracle (simulation)',
         'recall': self._recall,
         'false_yes': self._false_yes,
-        'p_yes': 'normal evidence',
         'truth': hashlib.sha256(truth).hexdigest(),
         'prompt': self._prompt,
       },
@@ -109,15 +103,10 @@ class OracleTeacher:
     # [0, 1): the upper 53 bits of a hash of the hash.
     draw = (_splitmix64(hashes) >> np.uint64(11)) * 2.0**-53
     yes = draw < rate
-    # Evidence of normal errors around a mean that is higher for true pairs: the
-    # answer is yes above 0, and the further from 0, the surer it is (signal
-    # detection with equal variances).
-    evidence = ndtri(rate) - ndtri(np.maximum(draw, 1e-16))
-    evidence = np.clip(evidence, -_SUREST, _SUREST)
-    half = np.where(yes, 0.5 + 1e-6, 0.5 - 1e-6)  # rounding changes no answer
-    p_yes = np.where(
-      yes, np.maximum(ndtr(evidence), half), np.minimum(ndtr(evidence), half)
-    )
+    with np.errstate(divide='ignore', invalid='ignore'):
+      p_yes = np.where(
+        yes, 1 - 0.49 * draw / rate, 0.49 * (1 - draw) / (1 - rate)
+      )
     return Verdicts(
       np.where(yes, YES, NO).astype(np.int8), p_yes.astype(np.float32)
     )

@@ -107,17 +107,18 @@ def _parts(labels: np.ndarray, tokens: int) -> tuple[int, np.ndarray]:
 
   On 1 to 8 devices, which divide a part, they are the same ones. Accelerators
   take all labels at once: starting a program of a few hundred tokens takes
-  them longer than the padding it would save.
+  them longer than the padding it would save (an estimate).
 
   Args:
     labels: `[batches, batch_size]` lengths, ascending.
     tokens: of all batches.
   """
+  found, longest = 1, labels[:, -1:]
+  if jax.default_backend() != 'cpu':
+    return found, longest.ravel()
   batch_size, unit = labels.shape[1], math.lcm(8, devices.total())
   least = _LEAST_ROWS * max(1, devices.total() // 8)
-  found, longest = 1, labels[:, -1:]
-  tried = (2, 4, 8) if jax.default_backend() == 'cpu' else ()
-  for parts in tried:
+  for parts in (2, 4, 8):
     if batch_size % (parts * unit) or batch_size < parts * least:
       break
     rows = batch_size // parts

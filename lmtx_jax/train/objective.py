@@ -7,7 +7,7 @@ import jax
 from lmtx_jax import devices
 
 DeviceBatch = dict[str, jax.Array]
-# Passages of a batch may come in up to four parts, each with its own width.
+# Passages of a batch may come in up to eight parts, each with its own width.
 PASSAGES = ('passage', *(f'passage_{part}' for part in range(1, 8)))
 _SIDES = ('query', *PASSAGES, 'extra')
 

@@ -114,11 +114,13 @@ class PseudoLabelPairs:
       order = self._shapes.order(self._lengths, rng)
     else:
       order = _cluster_order(self._clusters, self.batch_size, rng)
-    place = _drawn_one(self._accepted, rng)
+    draw = rng.random(len(self._rows))
+    place = (draw * self._accepted.lengths).astype(np.int64)
+    positives = self._accepted.values[self._accepted.offsets[:-1] + place]
     refused = np.zeros((len(self._rows), 0), np.int32)
     if self._num_hard:
       refused = _drawn(self._rejected, self._num_hard, rng)
-    return _Epoch(order, self._accepted.values[place], refused)
+    return _Epoch(order, positives, refused)
 
   def batch(self, step: int) -> Batch:
     """See PairSource."""
@@ -138,7 +140,7 @@ class PseudoLabelPairs:
       'accepted': self._accepted_keys[rows],
     }
     parts = np.split(epoch.positives[rows], shapes.parts)
-    for name, labels in zip(PASSAGES, parts, strict=False):
+    for name, labels in zip(PASSAGES[: shapes.parts], parts, strict=True):
       batch |= self._side(name, labels)
     if self._num_hard:
       batch |= self._side('extra', epoch.refused[rows].ravel())
@@ -181,12 +183,6 @@ def _cluster_order(
   order = order[np.argsort(place[clusters[order]], kind='stable')]
   order = order[: num_batches * batch_size]
   return rng.permutation(order.reshape(num_batches, batch_size))
-
-
-def _drawn_one(rows: Ragged, rng: np.random.Generator) -> np.ndarray:
-  """`[num_rows]` int64, where a value of each row lies; none is empty."""
-  draw = rng.random(len(rows))
-  return rows.offsets[:-1] + (draw * rows.lengths).astype(np.int64)
 
 
 def _drawn(rows: Ragged, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -175,6 +175,6 @@ def test_judged_rows_keep_the_order_of_asking():
     np.array([7, 3, 1, 4]),
     np.array([YES, NO, YES, INVALID], np.int8),
   )
-  rows = judged.rows(judged.answers == YES, 4)
+  rows = judged.rows(YES, 4)
   assert [row.tolist() for row in rows] == [[], [], [7, 1], []]
   assert rows.values.dtype == np.int32

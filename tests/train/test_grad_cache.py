@@ -49,6 +49,7 @@ def batch(kind, size):
   )
   batch = pairs.batch(0)
   assert ('passage_1_ids' in batch) == (kind == 'parts')
+  assert ('passage_7_ids' in batch) == (kind == 'parts' and size == 128)
   return devices.shard(batch)
 
 
@@ -89,6 +90,7 @@ def gradient(kind, size, chunk):
     ('hard_negatives', 24, Chunk(5)),
     ('parts', 32, Chunk(tokens=60)),  # of each width other rows
     ('parts', 32, Chunk()),
+    ('parts', 128, Chunk()),  # eight of them
     ('hard_negatives', 24, Chunk()),
   ],
 )

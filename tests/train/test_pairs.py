@@ -13,6 +13,7 @@ from train_fixtures import SPECIAL, make_task, view
 from lmtx_jax.data.batches import bucket_widths
 from lmtx_jax.data.tokens import Special, Tokens
 from lmtx_jax.train.pair_shapes import pair_shapes, shape_of
+from lmtx_jax.train.pair_source import MOST_WIDTHS
 from lmtx_jax.train.pseudo_label_pairs import PseudoLabelPairs
 from lmtx_jax.train.self_supervised_pairs import (
   SelfSupervisedPairs,
@@ -255,7 +256,7 @@ def test_cycles_of_one_epoch_have_little_padding(
     waste, found = waste_and_shapes(pairs)
     assert waste < most
     shapes |= found
-  assert len(shapes) <= 48
+  assert len(shapes) <= MOST_WIDTHS + 16  # of documents, and of labels
 
 
 # --- self-supervised ---------------------------------------------------------
