@@ -100,7 +100,8 @@ class RunDir:
     path = self.file('flags.txt')
     header = {'data': data, 'name': data_name}
     binding = binding_flags(configs)
-    lines = [f'--{k}={v}' for k, v in all_flags(configs).items()]
+    flags = all_flags(configs)
+    lines = [f'--{k}={v}' for k, v in flags.items()]
     if os.path.exists(path):
       known, _ = read_flags(path)
       if not known.keys() >= _HEADER:
@@ -130,8 +131,8 @@ class RunDir:
       for name, value in binding.items()
       if old.get(name) != value
     ]
-    gone = old.keys() - all_flags(configs).keys()
-    differ += [f'no --{name} (was {old[name]})' for name in sorted(gone)]
+    gone = sorted(old.keys() - flags.keys())
+    differ += [f'no --{name} (was {old[name]})' for name in gone]
     if differ:
       raise UserError(
         f'{self.path} is a run with other flags: {", ".join(differ)}; choose'

@@ -239,7 +239,7 @@ def test_hosts_that_see_other_things(tiny, what, data_dir, tmp_path):
 
 
 def test_preempted_it_goes_on_with_other_devices(tiny, runs, tmp_path):
-  """Told to stop at 2 x 4 in mid-training, finished at 2 x 2."""
+  """Told to stop at 2 x 4 in mid-training, finished at 2 x 2 and at 1 x 1."""
   run = tmp_path / 'run'
   flags = (*tiny, *FLAGS, '--checkpoint_steps=1000', f'--run_dir={run}')
   started = start(*flags)
@@ -253,13 +253,16 @@ def test_preempted_it_goes_on_with_other_devices(tiny, runs, tmp_path):
     assert code == 0, err
     assert 'Traceback' not in err and 'Check failure' not in err
   assert not (run / 'summary.json').exists()
-  for code, _, err in finish(start(*flags, devices=2)):
-    assert code == 0, err
-  np.testing.assert_allclose(losses(run), losses(runs[0]), atol=1e-4)
-  assert verdicts(run) == verdicts(runs[0])
-  found = numbers(run)
-  for path, value in numbers(runs[0]).items():
-    assert found[path] == pytest.approx(value, abs=1e-4, nan_ok=True), path
+  copy = shutil.copytree(run, tmp_path / 'copy')
+  for end, num, devices in ((run, 2, 2), (copy, 1, 1)):
+    started = start(*flags, f'--run_dir={end}', num=num, devices=devices)
+    for code, _, err in finish(started):
+      assert code == 0, err
+    np.testing.assert_allclose(losses(end), losses(runs[0]), atol=1e-4)
+    assert verdicts(end) == verdicts(runs[0])
+    found = numbers(end)
+    for path, value in numbers(runs[0]).items():
+      assert found[path] == pytest.approx(value, abs=1e-4, nan_ok=True), path
 
 
 def test_alone():
