@@ -19,11 +19,7 @@ from lmtx_jax.bundle_labels import (
   ABOUT,
   EMBEDDINGS,
   LABELS,
-  LEXICAL,
-  PRIOR,
-  PRIOR_FILE,
   SCANN,
-  WEIGHT,
   LabelState,
   bundle_format,
   open_labels,
@@ -37,6 +33,7 @@ from lmtx_jax.data.tokens import TextTokenizer, TokenView
 from lmtx_jax.embeddings import copy_embeddings
 from lmtx_jax.encode import Encoder
 from lmtx_jax.files import staged, write_json
+from lmtx_jax.fused_files import facts_of, write_documents, write_fused
 from lmtx_jax.fused_search import FusedSearch
 from lmtx_jax.label_file import LabelFile, write_labels
 from lmtx_jax.mips import MipsIndex, ScannIndex
@@ -76,7 +73,7 @@ def export(
     max_label_tokens: longest label that is embedded.
     doc_widths: lengths to pad documents to, ascending.
     about: dataset, scores and flags, for people.
-    fused: of the labels' words, where they are to count too.
+    fused: of the labels, where more than embeddings is to count.
   """
   with staged(folder) as temporary:
     pretrained_lib.save(
@@ -105,11 +102,9 @@ def export(
       **about,
     }
     if fused:
-      fused.lexical.save(os.path.join(temporary, LEXICAL))
-      facts[WEIGHT] = fused.weight
-      if fused.log_yeses is not None:
-        np.save(os.path.join(temporary, PRIOR_FILE), fused.log_yeses)
-        facts[PRIOR] = fused.prior_weight
+      write_fused(temporary, fused)
+      write_documents(temporary, fused)
+      facts |= facts_of(fused)
     write_card(temporary, facts)
     write_json(os.path.join(temporary, ABOUT), facts)
 

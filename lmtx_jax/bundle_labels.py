@@ -22,21 +22,25 @@ from lmtx_jax import __version__
 from lmtx_jax.data.reading import shown
 from lmtx_jax.embeddings import open_embeddings
 from lmtx_jax.files import read_json
+from lmtx_jax.fused_files import (
+  NUM_NEIGHBOURS,
+  PRIOR,
+  VOTES_WEIGHT,
+  WEIGHT,
+  open_fused,
+)
 from lmtx_jax.fused_search import FusedSearch
 from lmtx_jax.label_file import LabelFile
-from lmtx_jax.lexical_index import LexicalIndex
 from lmtx_jax.mips import ExactIndex, MipsIndex, ScannIndex
 from lmtx_jax.scann_index import BRUTE_FORCE_BELOW, is_installed, write_index
 from lmtx_jax.types import Ragged, Shortlist, UserError
 
 # Raised when a bundle changes so that old programs misread it: those of 3 would
 # rank by embeddings alone, and leave the words of changed labels as they were;
-# those of 4 would do so with their priors.
-FORMAT, FUSED_FORMAT, PRIOR_FORMAT = 3, 4, 5
+# those of 4 would do so with their priors, those of 5 with their votes.
+FORMAT, FUSED_FORMAT, PRIOR_FORMAT, VOTES_FORMAT = 3, 4, 5, 6
 ABOUT = 'lmtx.json'
 LABELS, EMBEDDINGS, SCANN = 'labels.jsonl', 'label_embeddings.npy', 'scann'
-LEXICAL, WEIGHT = 'lexical', 'lexical_weight'  # a folder; in ABOUT
-PRIOR, PRIOR_FILE = 'label_prior', 'label_prior.npy'  # in ABOUT; a file
 MAX_WEIGHT = 10
 GENERATION = re.compile(r'labels_(\d{6,})')
 
@@ -75,8 +79,7 @@ class LabelState:
     """
     if words is None:
       return Shortlist(*self.index.search(embeddings, k))
-    num_docs = len(embeddings)
-    nothing = Ragged(np.zeros(0, np.int32), np.zeros(num_docs + 1, np.int64))
+    nothing = Ragged.empty(len(embeddings))
     return self.fused.search(
       self.index, self.embeddings, embeddings, words, nothing, k
     )
@@ -151,6 +154,8 @@ _NEEDED = {
 _KNOWN = {
   WEIGHT: _is_weight,
   PRIOR: _is_weight,
+  VOTES_WEIGHT: _is_weight,
+  NUM_NEIGHBOURS: _is_count,
   'max_label_tokens': _is_length,  # without, labels cannot be added
 }
 
@@ -173,7 +178,7 @@ def read_about(folder: str) -> dict[str, Any]:
     )
   try:
     about = read_json(path)
-    if about['format'] > PRIOR_FORMAT:
+    if about['format'] > VOTES_FORMAT:
       version = about.get('version', '(of no version)')
       raise UserError(
         f'{folder} was made by lmtx_jax {version}, newer than this'
@@ -182,8 +187,10 @@ def read_about(folder: str) -> dict[str, Any]:
       )
   except (ValueError, KeyError, TypeError, OSError, RecursionError) as e:
     raise UserError(f'{path} is not what a bundle has there: {e}') from e
-  known = {name: check for name, check in _KNOWN.items() if name in about}
-  for key, is_right in (_NEEDED | known).items():
+  needed = _NEEDED | {n: check for n, check in _KNOWN.items() if n in about}
+  if VOTES_WEIGHT in about:
+    needed[NUM_NEIGHBOURS] = _is_count
+  for key, is_right in needed.items():
     if key not in about:
       raise UserError(f'{path} lacks {key!r}')
     if not is_right(about[key]):
@@ -219,9 +226,9 @@ def open_labels(folder: str, index_memory: int | None = None) -> LabelState:
 
 
 def _open(
-  folder: str, about: dict[str, Any], index_memory: int | None
+  bundle: str, about: dict[str, Any], index_memory: int | None
 ) -> LabelState:
-  folder = os.path.join(folder, about.get('label_folder', ''))
+  folder = os.path.join(bundle, about.get('label_folder', ''))
   path = os.path.join(folder, EMBEDDINGS)
   num_labels = about['num_labels']
   try:
@@ -237,48 +244,16 @@ def _open(
     index = ExactIndex(embeddings)
   else:
     index = ScannIndex.load(path, num_labels, index_memory)
-  fused = None
-  if WEIGHT in about:
-    fused = FusedSearch(
-      _open_words(os.path.join(folder, LEXICAL), num_labels),
-      about[WEIGHT],
-      about.get(PRIOR, 0.0),
-      _open_prior(folder, num_labels) if PRIOR in about else None,
-    )
+  fused = open_fused(bundle, folder, about)
   return LabelState(about, labels, embeddings, index, fused)
-
-
-def _open_words(path: str, num_labels: int) -> LexicalIndex:
-  if not os.path.isdir(path):
-    raise UserError(f'{path}: there is no such folder; the bundle is not whole')
-  lexical = LexicalIndex.load(path)
-  if len(lexical) != num_labels:
-    raise UserError(
-      f'{path} has the words of {len(lexical)} labels, not of {num_labels}'
-    )
-  return lexical
-
-
-def _open_prior(folder: str, num_labels: int) -> np.ndarray:
-  path = os.path.join(folder, PRIOR_FILE)
-  try:
-    values = np.lib.format.open_memmap(path, mode='r')[:]
-  except (OSError, ValueError, EOFError) as e:
-    raise UserError(f'{path}: {e}; the bundle is not whole') from e
-  if values.shape != (num_labels,) or values.dtype != np.float32:
-    raise UserError(
-      f'{path} has {values.dtype} of shape {values.shape}, not float32 of'
-      f' {(num_labels,)}'
-    )
-  if not np.isfinite(values).all():
-    raise UserError(f'{path} has values that are no numbers')
-  return values
 
 
 def bundle_format(fused: FusedSearch | None) -> int:
   """The oldest format whose programs rank labels like this."""
   if fused is None:
     return FORMAT
+  if fused.votes is not None:
+    return VOTES_FORMAT
   return FUSED_FORMAT if fused.log_yeses is None else PRIOR_FORMAT
 
 

@@ -159,6 +159,15 @@ class ShortlistConfig:
     low=0.0,
     high=10.0,
   )
+  neighbour_weight: float = flag(
+    0.0,
+    'LMTX: times the share of the --neighbours nearest training documents with '
+    'pseudo labels that have the label, added to scores of labels in dev and '
+    'test scores and in the bundle, nearer ones counting more. Needs '
+    '--lexical_weight.',
+    low=0.0,
+    high=10.0,
+  )
   shortlist_size: int = flag(
     10, 'Labels a document that the teacher is asked about.', low=1
   )
@@ -308,8 +317,11 @@ class Config:
     for flag_name, is_set in of_lmtx.items():
       if is_set and self.run.method != 'lmtx':
         raise UserError(f'--{flag_name} goes with --method=lmtx alone')
-    if self.shortlist.label_prior and not self.shortlist.lexical_weight:
-      raise UserError('--label_prior goes with a --lexical_weight above 0')
+    for name in ('label_prior', 'neighbour_weight'):
+      if getattr(self.shortlist, name) and not self.shortlist.lexical_weight:
+        raise UserError(f'--{name} goes with a --lexical_weight above 0')
+    if self.shortlist.neighbour_weight and not self.plan.neighbours:
+      raise UserError('--neighbour_weight goes with --neighbours above 0')
     if self.run.method != 'simcse' and self.method.training_head:
       raise UserError('--training_head goes with --method=simcse alone')
     if self.run.method == 'icxml' and self.teacher.teacher != 'sglang':

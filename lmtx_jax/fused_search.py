@@ -1,7 +1,7 @@
 """Labels found by embeddings and by words, and ranked by both together.
 
 A score is the inner product of the embeddings plus a weight times the cosine
-of the words, plus what the label has by itself.
+of the words, plus what the label has by itself and by the documents near.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from lmtx_jax.encode import Encoder
 from lmtx_jax.fusion import mix
 from lmtx_jax.lexical_index import LexicalIndex
 from lmtx_jax.mips import MipsIndex
+from lmtx_jax.neighbour_votes import NeighbourVotes
 from lmtx_jax.shortlist import embedded, make_shortlist
 from lmtx_jax.types import Ragged, Shortlist
 
@@ -39,18 +40,40 @@ class FusedSearch:
     prior_weight: of the labels' priors.
     log_yeses: `[num_labels]` f32 log(1 + documents that have the label as
       pseudo label), which are the priors; None: labels have none.
+    votes: of the documents near; None: nobody votes.
   """
 
   lexical: LexicalIndex
   weight: float
   prior_weight: float = 0.0
   log_yeses: np.ndarray | None = None
+  votes: NeighbourVotes | None = None
 
   @functools.cached_property
   def _prior(self) -> np.ndarray | None:
     if self.log_yeses is None:
       return None
     return np.float32(self.prior_weight) * self.log_yeses
+
+  def with_labels(self, kept: np.ndarray, texts: Sequence[str]) -> FusedSearch:
+    """The same of other labels; new ones have no prior, and no votes.
+
+    Args:
+      kept: `[any]` int, labels that stay, in their new order.
+      texts: of labels that come behind them.
+    """
+    log_yeses, votes = self.log_yeses, self.votes
+    if log_yeses is not None:
+      none = np.zeros(len(texts), np.float32)
+      log_yeses = np.concatenate([log_yeses[kept], none])
+    if votes is not None:
+      votes = votes.with_labels(kept, len(texts))
+    return dataclasses.replace(
+      self,
+      lexical=self.lexical.with_labels(kept, texts),
+      log_yeses=log_yeses,
+      votes=votes,
+    )
 
   def words(self, texts: Sequence[str]) -> sp.csr_matrix:
     """`[n, num_words]` f32 of documents."""
@@ -93,6 +116,7 @@ class FusedSearch:
           self.weight,
           k,
           self._prior,
+          self.votes and self.votes.of(embeddings[rows], some),
         )
       )
     return Shortlist.joined(parts)

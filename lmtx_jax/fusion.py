@@ -1,7 +1,8 @@
 """Two rankings of labels made into one.
 
-`mix` ranks by dense + weight * lexical + prior, each candidate of either
-ranking having both scores; `reciprocal_ranks` looks at places alone.
+`mix` ranks by dense + weight * lexical + prior + votes, each candidate of
+either ranking, or with votes, having all scores; `reciprocal_ranks` looks at
+places alone.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ class Candidates:
     label_index: `[p]` int32, ascending within a document.
     dense: `[p]` f32 inner products of embeddings.
     lexical: `[p]` f32 cosines of words, 0 where no word is shared.
+    votes: `[p]` f32 what near documents add, or 0 for all.
   """
 
   doc_index: np.ndarray
   label_index: np.ndarray
   dense: np.ndarray
   lexical: np.ndarray
+  votes: np.ndarray | float = 0.0
 
 
 def candidates(
@@ -44,8 +47,9 @@ def candidates(
   label_embeddings: np.ndarray,
   index: LexicalIndex,
   vectors: sp.csr_matrix,
+  votes: sp.csr_matrix | None = None,
 ) -> Candidates:
-  """The labels of either shortlist; a score that is missing is computed.
+  """The labels of either shortlist, and with votes; with all their scores.
 
   Args:
     dense: `[num_docs, any]`.
@@ -54,23 +58,33 @@ def candidates(
     label_embeddings: `[num_labels, dim]` f32 or bf16, memory-mapped or not.
     index: of the labels' words.
     vectors: `[num_docs, num_words]`, of the documents' words.
+    votes: `[num_docs, num_labels]` what near documents add to a score.
   """
   num_labels = max(1, len(label_embeddings))
   keys, scores = zip(
     *(_pairs(ranking, num_labels) for ranking in (dense, lexical)), strict=True
   )
-  both = np.unique(np.concatenate(keys))
+  voted = np.zeros(0, np.int64)
+  if votes is not None:
+    votes = votes.tocoo()
+    voted = votes.row.astype(np.int64) * num_labels + votes.col
+  both = np.unique(np.concatenate([*keys, voted]))
   docs, labels = np.divmod(both, num_labels)
   by_dense, by_words = (np.full(len(both), np.nan, np.float32) for _ in keys)
   by_dense[np.searchsorted(both, keys[0])] = scores[0]
   by_words[np.searchsorted(both, keys[1])] = scores[1]
+  by_votes = 0.0
+  if votes is not None:
+    by_votes = np.zeros(len(both), np.float32)
+    by_votes[np.searchsorted(both, voted)] = votes.data
   missing = np.flatnonzero(np.isnan(by_dense))
   by_dense[missing] = inner_products(
     label_embeddings, labels[missing], embeddings, docs[missing]
   )
   missing = np.flatnonzero(np.isnan(by_words))
   by_words[missing] = index.scores(vectors, docs[missing], labels[missing])
-  return Candidates(docs, labels.astype(np.int32), by_dense, by_words)
+  labels = labels.astype(np.int32)
+  return Candidates(docs, labels, by_dense, by_words, by_votes)
 
 
 def rank(
@@ -80,7 +94,9 @@ def rank(
   k: int,
   prior: np.ndarray | None = None,
 ) -> Shortlist:
-  """Labels by dense + weight * lexical + prior; if equal, the smaller label.
+  """Labels by dense + weight * lexical + prior + votes.
+
+  Of equal scores the smaller label comes first.
 
   Args:
     found: of the documents.
@@ -90,6 +106,7 @@ def rank(
     prior: `[num_labels]` f32, the same for all documents; None: 0.
   """
   scores = found.dense + np.float32(weight) * found.lexical
+  scores = scores + np.asarray(found.votes, np.float32)
   if prior is not None:
     scores = scores + prior[found.label_index]
   return _best(found.doc_index, found.label_index, scores, num_docs, k)
@@ -105,6 +122,7 @@ def mix(
   weight: float,
   k: int,
   prior: np.ndarray | None = None,
+  votes: sp.csr_matrix | None = None,
 ) -> Shortlist:
   """`rank` of `candidates`, whose arguments it takes."""
   return Shortlist.joined(
@@ -116,6 +134,7 @@ def mix(
         label_embeddings,
         index,
         vectors[rows],
+        None if votes is None else votes[rows],
       ),
       len(dense.labels[rows]),
       weight,

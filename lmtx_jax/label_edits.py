@@ -24,8 +24,6 @@ from lmtx_jax.bundle_labels import (
   EMBEDDINGS,
   GENERATION,
   LABELS,
-  LEXICAL,
-  PRIOR_FILE,
   SCANN,
   LabelState,
   bundle_format,
@@ -35,6 +33,7 @@ from lmtx_jax.bundle_labels import (
 from lmtx_jax.data.corpus import label_text
 from lmtx_jax.embeddings import blocks, create_embeddings
 from lmtx_jax.files import remove, staged, write_json
+from lmtx_jax.fused_files import OF_LABELS, write_fused
 from lmtx_jax.label_file import Label, write_rows
 from lmtx_jax.types import Record, UserError
 
@@ -211,12 +210,7 @@ def _replace(
     out.flush()
     kind = write_label_index(temporary, out, state.index)
     if state.fused:
-      lexical = state.fused.lexical.with_labels(kept, texts)
-      lexical.save(os.path.join(temporary, LEXICAL))
-      if state.fused.log_yeses is not None:  # a new label has none
-        none = np.zeros(len(added), np.float32)
-        log_yeses = np.concatenate([state.fused.log_yeses[kept], none])
-        np.save(os.path.join(temporary, PRIOR_FILE), log_yeses)
+      write_fused(temporary, state.fused.with_labels(kept, texts))
   changed = {
     'format': bundle_format(state.fused),
     'version': __version__,
@@ -243,5 +237,5 @@ def _sweep(folder: str, current: int) -> None:
     ):
       remove(os.path.join(folder, name))
   if current > 1:
-    for name in (LABELS, EMBEDDINGS, SCANN, LEXICAL, PRIOR_FILE):
+    for name in (LABELS, EMBEDDINGS, SCANN, *OF_LABELS):
       remove(os.path.join(folder, name))

@@ -118,12 +118,14 @@ def _words(about: Mapping[str, Any]) -> list[str]:
   weight = about.get('lexical_weight')
   if not weight:
     return []
-  prior = about.get('label_prior')
-  more = (
-    f', and {prior:g} times log(1 + pseudo labels) of the label'
-    if prior
-    else ''
-  )
+  more = ''
+  if prior := about.get('label_prior'):
+    more += f', {prior:g} times log(1 + pseudo labels) of the label'
+  if votes := about.get('neighbour_weight'):
+    more += (
+      f', {votes:g} times the share of the {about["neighbours"]} nearest'
+      ' training documents that have it as pseudo label (`neighbours.npy`)'
+    )
   return textwrap.wrap(
     f'To that, lmtx_jax adds {weight:g} times the cosine of the words that the'
     f' two share (TF-IDF; in `lexical/`){more}. sentence-transformers gives'

@@ -39,6 +39,7 @@ class PlanConfig:
   )
   neighbours: int = flag(
     20,
-    'Nearest documents whose accepted labels the planner looks at; 0: none.',
+    'Nearest training documents whose accepted labels the planner, and '
+    '--neighbour_weight, look at; 0: none.',
     low=0,
   )

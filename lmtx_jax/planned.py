@@ -8,8 +8,9 @@ import numpy as np
 from lmtx_jax import processes
 from lmtx_jax.files import read_arrays, write_arrays
 from lmtx_jax.inputs import Inputs
+from lmtx_jax.neighbour_votes import neighbour_weights
 from lmtx_jax.planning import planner
-from lmtx_jax.planning.evidence import Evidence, Words, neighbour_weights
+from lmtx_jax.planning.evidence import Evidence, Words
 from lmtx_jax.planning.judged import Judged
 from lmtx_jax.snapshot import Snapshot
 from lmtx_jax.stages import Stages
@@ -98,7 +99,9 @@ def _evidence(stages: Stages, snapshot: Snapshot) -> Evidence:
   """What is known in this cycle; without words if they are not wanted."""
   rankings, inputs = stages.rankings, stages.inputs
   plan, depth = stages.config.plan, stages.config.plan.plan_candidates
-  near = neighbour_weights(rankings.neighbours(snapshot, plan.neighbours))
+  near = neighbour_weights(
+    rankings.neighbours(snapshot, plan.neighbours), len(inputs.train.corpus)
+  )
   words = None
   if stages.config.shortlist.shortlist != 'dense':
     words = Words(

@@ -17,6 +17,7 @@ from lmtx_jax.evaluation.metrics import (
   pseudo_label_quality,
 )
 from lmtx_jax.files import read_arrays, read_json, write_arrays, write_json
+from lmtx_jax.fused_run import fused_search
 from lmtx_jax.fused_search import FusedSearch
 from lmtx_jax.inputs import Inputs
 from lmtx_jax.metric_writer import MetricWriter
@@ -72,31 +73,15 @@ class Stages:
     )
 
   def fused(self, snapshot: Snapshot) -> FusedSearch | None:
-    """Of the labels' words, if they count in scores and in the bundle."""
-    config = self.config.shortlist
-    if not config.lexical_weight:
-      return None
-    return FusedSearch(
-      self.rankings.lexical_index,
-      config.lexical_weight,
-      config.label_prior,
-      self._log_yeses(snapshot) if config.label_prior else None,
-    )
-
-  def _log_yeses(self, snapshot: Snapshot) -> np.ndarray:
-    """`[num_labels]` f32 log(1 + documents that taught it the label)."""
-    num_labels, label_key = len(self.inputs.labels), self.inputs.label_key
+    """What counts beside the encoder, in scores and in the bundle."""
     path = self.run.cycle_file(snapshot.cycle - 1, _PSEUDO_LABELS)
-    if not self.run.has(path):  # before cycle 0
-      return np.zeros(num_labels, np.float32)
-    arrays = read_arrays(path)
-    accepted = Ragged(arrays['accepted_values'], arrays['accepted_offsets'])
-    # Labels of one text are one, and a document has them once.
-    pairs = np.unique(
-      accepted.row_ids * num_labels + label_key[accepted.values]
+    accepted = None
+    if self.run.has(path):  # not before cycle 0
+      arrays = read_arrays(path)
+      accepted = Ragged(arrays['accepted_values'], arrays['accepted_offsets'])
+    return fused_search(
+      self.config, self.rankings, snapshot, accepted, self.inputs.label_key
     )
-    counts = np.bincount(pairs % num_labels, minlength=num_labels)
-    return np.log1p(counts[label_key]).astype(np.float32)
 
   def warm_up(self) -> Snapshot:
     """The encoder before cycle 0: as loaded, or after the warm-up."""

@@ -90,6 +90,12 @@ class Ragged:
     return Ragged(self.values[keep], np.concatenate([[0], np.cumsum(lengths)]))
 
   @classmethod
+  def empty(cls, num_rows: int) -> Ragged:
+    """Rows without values."""
+    offsets = np.zeros(num_rows + 1, np.int64)
+    return cls(np.zeros(0, np.int32), offsets)
+
+  @classmethod
   def from_rows(cls, rows: Iterable[Sequence[int]], dtype=np.int32) -> Ragged:
     """Copies a list of rows."""
     rows = [np.asarray(row, dtype) for row in rows]

@@ -187,8 +187,8 @@ def test_plus_asks_a_third(monkeypatch, name):
     if vars(other)[flag] != value
   }
   assert changed == {
-    *('shortlist', 'lexical_weight', 'label_prior', 'dev_tolerance'),
-    'teacher_budget',
+    *('shortlist', 'lexical_weight', 'label_prior', 'neighbour_weight'),
+    *('dev_tolerance', 'teacher_budget'),
   }
 
 

@@ -23,12 +23,14 @@ from lmtx_jax.bundle_labels import (
   FORMAT,
   FUSED_FORMAT,
   PRIOR_FORMAT,
+  VOTES_FORMAT,
   open_labels,
 )
 from lmtx_jax.label_edits import add_labels, remove_labels
-from lmtx_jax.types import Record, UserError
+from lmtx_jax.types import Ragged, Record, UserError
 
 PRIOR = 0.3
+VOTES, NEAREST = 0.4, 5
 CORPUS = made_corpus()
 DOCUMENTS = [Record(d['uid'], d['title'], d['content']) for d in CORPUS['tst']]
 # The first of the training documents in this order are dev documents.
@@ -39,15 +41,17 @@ NEW = [
 ]
 
 
-@pytest.fixture(scope='module', params=[False, True], ids=['words', 'prior'])
+@pytest.fixture(scope='module', params=['words', 'prior', 'votes'])
 def fused_run(request, fused_run, tmp_path_factory, tiny):
-  """The run directory of one that ranks by words, or by priors as well."""
-  if not request.param:
+  """The run directory of one that ranks by words, and by more than these."""
+  if request.param == 'words':
     return fused_run
-  run = tmp_path_factory.mktemp('runs') / 'prior'
-  flags = ('--teacher=oracle', f'--lexical_weight={WEIGHT}', '--num_cycles=1')
-  prior = f'--label_prior={PRIOR}'
-  succeed('main', *tiny, *flags, prior, f'--run_dir={run}')
+  run = tmp_path_factory.mktemp('runs') / request.param
+  flags = ['--teacher=oracle', f'--lexical_weight={WEIGHT}', '--num_cycles=1']
+  flags.append(f'--label_prior={PRIOR}')
+  if request.param == 'votes':
+    flags += [f'--neighbour_weight={VOTES}', f'--neighbours={NEAREST}']
+  succeed('main', *tiny, *flags, f'--run_dir={run}')
   return run
 
 
@@ -77,7 +81,12 @@ def table(folder, counted, records=DOCUMENTS):
   embeddings = bundle.embed(bundle.inputs(records))
   dense = embeddings @ np.asarray(bundle.label_embeddings).T
   assert np.count_nonzero(cosines) > len(records)
-  return dense + WEIGHT * cosines + priors(folder, titles)
+  return (
+    dense
+    + WEIGHT * cosines
+    + priors(folder, titles)
+    + votes(folder, bundle, embeddings, titles)
+  )
 
 
 def priors(folder, titles):
@@ -89,6 +98,27 @@ def priors(folder, titles):
   counts = collections.Counter(CORPUS['lbl'][n]['title'] for n in accepted)
   assert max(counts.values()) > 3
   return PRIOR * np.log([1 + counts[title] for title in titles])
+
+
+def votes(folder, bundle, embeddings, titles):
+  """What the training documents near each of these add to each label."""
+  out = np.zeros((len(embeddings), len(titles)))
+  if 'neighbour_weight' not in json.loads((folder / 'lmtx.json').read_text()):
+    return out
+  with np.load(folder.parent / 'cycle_00' / 'pseudo_labels.npz') as arrays:
+    accepted = Ragged(arrays['accepted_values'], arrays['accepted_offsets'])
+  train = [CORPUS['trn'][row] for row in np.sort(ORDER[16:])]
+  records = [Record(d['uid'], d['title'], d['content']) for d in train]
+  alike = embeddings @ bundle.embed(bundle.inputs(records)).T
+  alike[:, accepted.lengths == 0] = -np.inf
+  for doc, row in enumerate(alike):
+    near = np.argsort(-row)[:NEAREST]
+    weights = np.exp(row[near] / 0.1) / np.exp(row[near] / 0.1).sum()
+    for other, weight in zip(near, weights, strict=True):
+      of_other = {CORPUS['lbl'][n]['title'] for n in accepted[other]}
+      out[doc] += VOTES * weight * np.array([t in of_other for t in titles])
+  assert np.count_nonzero(out) > len(embeddings)
+  return out
 
 
 def check(rows, folder, expected):
@@ -182,11 +212,15 @@ def test_changed_labels_are_ranked_as_if_built_so(folder, counted):
   assert not (folder / 'lexical').exists()
   assert (folder / 'labels_000001' / 'lexical').is_dir()
   about = json.loads((folder / 'lmtx.json').read_text())
-  has_prior = 'label_prior' in about
-  assert about['format'] == (PRIOR_FORMAT if has_prior else FUSED_FORMAT)
+  has_prior, has_votes = 'label_prior' in about, 'neighbour_weight' in about
+  formats = {(False, False): FUSED_FORMAT, (True, False): PRIOR_FORMAT}
+  assert about['format'] == formats.get((has_prior, has_votes), VOTES_FORMAT)
   assert about['lexical_weight'] == WEIGHT
-  assert (folder / 'labels_000001' / 'label_prior.npy').exists() == has_prior
-  assert not (folder / 'label_prior.npy').exists()
+  of_labels = {'label_prior.npy': has_prior, 'neighbour_votes.npz': has_votes}
+  for name, expected in of_labels.items():
+    assert (folder / 'labels_000001' / name).exists() == expected
+    assert not (folder / name).exists()
+  assert (folder / 'neighbours.npy').exists() == has_votes
 
 
 def test_a_view_of_labels_goes_on_while_they_change(folder):
@@ -209,7 +243,10 @@ def test_the_card_tells_of_it(fused_run, bundle):
   told = (fused_run / 'export' / 'README.md').read_text()
   assert '0.75 times the cosine of the words' in told
   has_prior = (fused_run / 'export' / 'label_prior.npy').exists()
-  assert ('0.3 times log(1' in ' '.join(told.split())) == has_prior
+  told = ' '.join(told.split())
+  assert ('0.3 times log(1' in told) == has_prior
+  has_votes = (fused_run / 'export' / 'neighbours.npy').exists()
+  assert ('share of the 5 nearest training documents' in told) == has_votes
   assert 'cosine of the words' not in (bundle / 'README.md').read_text()
 
 
@@ -269,9 +306,64 @@ def test_a_weight_that_no_run_takes(tiny, tmp_path, value):
   assert f'--lexical_weight={value}' in found.error
 
 
-def test_a_prior_goes_with_words(tiny, tmp_path):
-  flags = (*tiny, '--label_prior=0.1', f'--run_dir={tmp_path}/run')
-  assert '--lexical_weight' in call('main', *flags).error
+@pytest.mark.parametrize('name', ['label_prior', 'neighbour_weight'])
+def test_priors_and_votes_go_with_words(tiny, tmp_path, name):
+  flags = (*tiny, f'--{name}=0.1', f'--run_dir={tmp_path}/run')
+  assert f'--{name} goes with a --lexical_weight' in call('main', *flags).error
+
+
+def test_votes_go_with_neighbours(tiny, tmp_path):
+  flags = ('--lexical_weight=1', '--neighbour_weight=1', '--neighbours=0')
+  found = call('main', *tiny, *flags, f'--run_dir={tmp_path}/run')
+  assert '--neighbours above 0' in found.error
+
+
+@pytest.mark.parametrize(
+  'broken', ['missing', 'text', 'cut', 'lacks', 'labels', 'offsets', 'dim']
+)
+def test_broken_votes(fused_run, folder, broken):
+  path = folder / 'neighbour_votes.npz'
+  if not path.exists():
+    pytest.skip('has none')
+  arrays = dict(np.load(path))
+  if broken == 'missing':
+    path.unlink()
+  elif broken == 'text':
+    path.write_text('0 1')
+  elif broken == 'cut':
+    path.write_bytes(path.read_bytes()[:-50])
+  elif broken == 'lacks':
+    del arrays['offsets']
+    np.savez(path, **arrays)
+  elif broken == 'labels':
+    np.savez(path, **arrays | {'labels': arrays['labels'] + 20})
+  elif broken == 'offsets':
+    np.savez(path, **arrays | {'offsets': arrays['offsets'][:-1]})
+  else:
+    path = folder / 'neighbours.npy'
+    np.save(path, np.load(path)[:, :-1])
+  with pytest.raises(UserError, match=path.name) as found:
+    open_labels(str(folder))
+  assert '\n' not in str(found.value)
+
+
+@pytest.mark.parametrize('broken', ['file', 'number', 'weight'])
+def test_votes_that_no_bundle_has(fused_run, folder, broken):
+  if not (folder / 'neighbours.npy').exists():
+    pytest.skip('has none')
+  about = json.loads((folder / 'lmtx.json').read_text())
+  if broken == 'file':
+    (folder / 'neighbours.npy').unlink()
+    told = 'neighbours.npy: no such file'
+  elif broken == 'number':
+    del about['neighbours']
+    told = "lacks 'neighbours'"
+  else:
+    about['neighbour_weight'] = 0
+    told = "'neighbour_weight' is 0"
+  (folder / 'lmtx.json').write_text(json.dumps(about))
+  with pytest.raises(UserError, match=told):
+    open_labels(str(folder))
 
 
 @pytest.mark.parametrize(

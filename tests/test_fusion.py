@@ -6,6 +6,7 @@ from label_fixtures import label_corpus
 import ml_dtypes
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from lmtx_jax import embeddings as embeddings_lib
 from lmtx_jax import fusion
@@ -164,6 +165,28 @@ def test_scores_that_are_known_are_not_computed():
   known = found.label_index == first[found.doc_index, 0]
   assert known.any() and not known.all()
   assert np.array_equal(offset == 100, known)
+
+
+def test_votes_are_added_and_find_labels():
+  case = Case(5, num_docs=3, num_labels=9)
+  case.dense = shortlist(case.products, 2)
+  table = np.zeros((3, 9), np.float32)
+  absent = np.setdiff1d(np.arange(9), [*case.dense.labels[1]])
+  absent = np.setdiff1d(absent, case.lexical.labels[1])[0]
+  table[1, absent], table[0, case.dense.labels[0, 1]] = 50, 3
+  votes = sp.csr_matrix(table)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(fusion, '_BLOCK', 2)
+    found = mix(*case.arguments, 0.5, 9, votes=votes)
+  without = mix(*case.arguments, 0.5, 9)
+  assert found.labels[1, 0] == absent
+  total = case.products + np.float32(0.5) * case.cosines + table
+  row, column = np.nonzero(found.labels >= 0)
+  np.testing.assert_allclose(
+    found.scores[row, column], total[row, found.labels[row, column]], atol=1e-5
+  )
+  assert {*found.labels[0]} == {*without.labels[0]}
+  np.testing.assert_array_equal(found.labels[2], without.labels[2])
 
 
 def test_nothing_to_mix():

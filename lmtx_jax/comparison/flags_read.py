@@ -25,7 +25,7 @@ _QUESTION = frozenset(('prompt', 'prompt_template', 'verdict', 'yes_threshold'))
 _OF_LMTX = frozenset(
   (
     *('num_cycles', 'dev_tolerance', 'warm_start', 'hard_negatives'),
-    *('shortlist', 'shortlist_size', 'label_prior'),
+    *('shortlist', 'shortlist_size', 'label_prior', 'neighbour_weight'),
     *('batching', 'batch_cluster_size'),
     *('loss', 'margin', 'loss_temperature', 'num_negatives'),
   )
@@ -126,7 +126,8 @@ def depends_on(name: str, other: str) -> bool:
 
 def _is_read(name: str, flags: Mapping[str, str]) -> bool:
   """Whether anything but the warm-up and --encoder=scratch reads it."""
-  if name in _PLANS and flags.get('teacher_budget') == '0':
+  votes = name == 'neighbours' and float(flags.get('neighbour_weight', 0))
+  if name in _PLANS and flags.get('teacher_budget') == '0' and not votes:
     return False
   return name not in _WARMUP and all(
     flags.get(other) in values

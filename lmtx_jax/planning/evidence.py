@@ -17,7 +17,6 @@ from lmtx_jax.types import YES, Ragged, Shortlist
 
 _DOC_BLOCK = 512  # documents whose candidates are described at a time
 _PRIOR = 2.0  # answers that a label's share of yeses starts with
-_TEMPERATURE = 0.1  # of the weights of neighbours
 
 
 class Words(NamedTuple):
@@ -175,28 +174,6 @@ class Evidence:
       columns += [lexical, lexical > 0, rank]
     columns += answers.describe(docs, labels)
     return np.stack([np.asarray(c, np.float32) for c in columns], axis=1)
-
-
-def neighbour_weights(near: Shortlist) -> sp.csr_matrix:
-  """Rows of weights, a softmax of the cosines.
-
-  Args:
-    near: the nearest documents of each document.
-
-  Returns:
-    `[num_docs, num_docs]` sparse f32.
-  """
-  num_docs = len(near.labels)
-  real = near.labels >= 0
-  score = np.where(real, near.scores, -np.inf) / _TEMPERATURE
-  top = score.max(axis=1, keepdims=True, initial=-np.inf)
-  weight = np.exp(score - np.where(np.isfinite(top), top, 0))
-  total = np.maximum(weight.sum(axis=1, keepdims=True), 1e-12)
-  rows = np.nonzero(real)[0]
-  return sp.csr_matrix(
-    ((weight / total)[real].astype(np.float32), (rows, near.labels[real])),
-    (num_docs, num_docs),
-  )
 
 
 def _rank(shortlist: Shortlist, docs, scores) -> np.ndarray:

@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
+from lmtx_jax.neighbour_votes import neighbour_weights
 from lmtx_jax.planning import planner
-from lmtx_jax.planning.evidence import Evidence, neighbour_weights
+from lmtx_jax.planning.evidence import Evidence
 from lmtx_jax.planning.judged import Judged
 from lmtx_jax.types import INVALID, NO, YES, Ragged, Shortlist, Verdicts
 
@@ -38,7 +39,7 @@ def made(seed=0, banned=None, label_key=None, is_empty=None, neighbours=5):
     labels.astype(np.float32),
     top(docs @ labels.T, DEPTH),
     None,
-    neighbour_weights(top(alike, neighbours)),
+    neighbour_weights(top(alike, neighbours), NUM_DOCS),
     banned or Ragged.from_rows([[]] * NUM_DOCS),
     np.arange(NUM_LABELS, dtype=np.int32) if label_key is None else label_key,
     np.zeros(NUM_DOCS, bool) if is_empty is None else is_empty,

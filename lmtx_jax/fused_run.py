@@ -1,0 +1,75 @@
+"""What counts beside the encoder in a run's scores: the search of a moment."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from lmtx_jax.config import Config
+from lmtx_jax.fused_search import FusedSearch
+from lmtx_jax.neighbour_votes import NeighbourVotes
+from lmtx_jax.rankings import Rankings
+from lmtx_jax.snapshot import Snapshot
+from lmtx_jax.types import Ragged
+
+
+def fused_search(
+  config: Config,
+  rankings: Rankings,
+  snapshot: Snapshot,
+  accepted: Ragged | None,
+  label_key: np.ndarray,
+) -> FusedSearch | None:
+  """The search that dev and test documents and the bundle have.
+
+  All processes call it together.
+
+  Args:
+    config: of the run.
+    rankings: of the run.
+    snapshot: the encoder.
+    accepted: row `d` holds the pseudo labels of training document `d` that it
+      was trained on; None: it was trained on none.
+    label_key: `[num_labels]` int32, the first label of the same text.
+
+  Returns:
+    None where the encoder alone counts.
+  """
+  wanted = config.shortlist
+  if not wanted.lexical_weight:
+    return None
+  num_docs = len(snapshot.inputs.train.corpus)
+  owned = _by_text(accepted or Ragged.empty(num_docs), label_key)
+  log_yeses = votes = None
+  if wanted.label_prior:
+    counts = np.asarray(owned.sum(axis=0)).ravel()
+    log_yeses = np.log1p(counts).astype(np.float32)
+  voters = np.flatnonzero(np.diff(owned.indptr))
+  if wanted.neighbour_weight and len(voters):
+    votes = NeighbourVotes(
+      rankings.doc_embeddings(snapshot)[voters],
+      owned[voters],
+      wanted.neighbour_weight,
+      config.plan.neighbours,
+    )
+  return FusedSearch(
+    rankings.lexical_index,
+    wanted.lexical_weight,
+    wanted.label_prior,
+    log_yeses,
+    votes,
+  )
+
+
+def _by_text(accepted: Ragged, label_key: np.ndarray) -> sp.csr_matrix:
+  """`[num_docs, num_labels]` f32, 1 where one of the label's text is accepted.
+
+  Labels of one text are one to the teacher, and a document has them once.
+  """
+  shape = len(accepted), len(label_key)
+  pairs = np.unique(
+    accepted.row_ids * len(label_key) + label_key[accepted.values]
+  )
+  rows, keys = np.divmod(pairs, len(label_key))
+  ones = np.ones(len(pairs), np.float32)
+  return sp.csr_matrix((ones, (rows, keys)), shape)[:, label_key]
