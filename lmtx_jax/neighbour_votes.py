@@ -19,7 +19,7 @@ import scipy.sparse as sp
 
 from lmtx_jax.embeddings import open_embeddings
 from lmtx_jax.mips import ExactIndex, MipsIndex, ScannIndex
-from lmtx_jax.scann_index import BRUTE_FORCE_BELOW, is_installed
+from lmtx_jax.scann_index import is_installed
 from lmtx_jax.shortlist import make_shortlist
 from lmtx_jax.types import Ragged, Shortlist, UserError
 
@@ -66,9 +66,8 @@ class NeighbourVotes:
 
   @functools.cached_property
   def _index(self) -> MipsIndex:
-    many = len(self.embeddings) >= BRUTE_FORCE_BELOW
-    if many and is_installed() and jax.default_backend() == 'cpu':
-      return ScannIndex.build(self.embeddings)
+    if is_installed() and jax.default_backend() == 'cpu':
+      return ScannIndex.build(self.embeddings)  # quick with one query as well
     return ExactIndex(self.embeddings)
 
   def of(self, embeddings: np.ndarray, filters: Ragged) -> sp.csr_matrix:

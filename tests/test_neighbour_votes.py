@@ -76,16 +76,16 @@ def test_other_labels():
 
 
 @pytest.mark.skipif(not is_installed(), reason='no ScaNN here')
-def test_many_voters_are_searched_by_scann(monkeypatch):
+def test_with_and_without_scann(monkeypatch):
   draw = np.random.default_rng(3)
   votes = made(draw)
-  assert isinstance(votes._index, ExactIndex)
+  assert isinstance(votes._index, ScannIndex)
   embeddings = unit(draw.standard_normal((5, DIM)))
-  expected = votes.of(embeddings, Ragged.empty(5)).toarray()
-  monkeypatch.setattr(neighbour_votes, 'BRUTE_FORCE_BELOW', NUM_VOTERS)
-  many = NeighbourVotes(votes.embeddings, votes.labels, 0.5, 4)
-  assert isinstance(many._index, ScannIndex)
-  found = many.of(embeddings, Ragged.empty(5)).toarray()
+  found = votes.of(embeddings, Ragged.empty(5)).toarray()
+  monkeypatch.setattr(neighbour_votes, 'is_installed', lambda: False)
+  other = NeighbourVotes(votes.embeddings, votes.labels, 0.5, 4)
+  assert isinstance(other._index, ExactIndex)
+  expected = other.of(embeddings, Ragged.empty(5)).toarray()
   np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

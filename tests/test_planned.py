@@ -25,6 +25,11 @@ PLANNED = (
   *('--teacher=oracle', '--shortlist=hybrid', f'--teacher_budget={BUDGET}'),
   *('--plan_candidates=8', '--neighbours=4', '--plan_rounds=3'),
 )
+# All that gets more from a question.
+PLUS = (
+  *PLANNED,
+  *('--lexical_weight=0.5', '--label_prior=0.05', '--neighbour_weight=0.4'),
+)
 
 
 def judged(run, cycle):
@@ -95,7 +100,7 @@ def test_no_true_label_is_read(planned, tiny, tmp_path, monkeypatch):
   for name in ('true', 'random'):
     folder = write_corpus(tmp_path / name, corpus)
     runs.append(tmp_path / f'run_{name}')
-    flags = (*tiny, *PLANNED, f'--data_dir={folder}')
+    flags = (*tiny, *PLUS, f'--data_dir={folder}')
     succeed('main', *flags, f'--run_dir={runs[-1]}')
     for document in corpus['trn']:
       document['target_ind'] = rng.sample(range(NUM_LABELS), 2)

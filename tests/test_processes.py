@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 import pytest
-from run_fixtures import on_devices, read_jsonl, spawn
+from run_fixtures import on_devices, read_jsonl, spawn, succeed
 
 from lmtx_jax import processes, rendezvous
 from lmtx_jax.files import read_arrays
@@ -149,12 +149,12 @@ def test_the_same_artifacts(runs):
     np.testing.assert_allclose(first, second, atol=1e-4)
 
 
-def test_the_leading_one_plans(tiny, tmp_path):
+def test_the_leading_one_plans(tiny, tmp_path, data_dir, cache):
   """Within a budget each question is asked once, by one of the two."""
   flags = (
     *(*tiny, *ORACLE, '--epochs=1', '--shortlist=hybrid'),
     *('--teacher_budget=192', '--plan_candidates=8', '--neighbours=4'),
-    '--plan_rounds=3',
+    *('--plan_rounds=3', '--lexical_weight=0.5', '--neighbour_weight=0.4'),
   )
   alone = start(*flags, f'--run_dir={tmp_path / "one"}', num=1, devices=1)
   two = start(*flags, f'--run_dir={tmp_path / "two"}')
@@ -174,6 +174,18 @@ def test_the_leading_one_plans(tiny, tmp_path):
     for pair in zip(found['docs'], found['labels'], strict=True)
   }
   assert len(asked) == 160
+  # Votes and words count alike, whoever looks documents up.
+  export = tmp_path / 'two' / 'export'
+  assert (export / 'neighbours.npy').exists()
+  found = succeed(
+    'evaluate',
+    f'--bundle={export}',
+    f'--data_dir={data_dir}',
+    f'--data_cache={cache}',
+  )
+  summary = json.loads((tmp_path / 'two' / 'summary.json').read_text())
+  scores = json.loads(found.out)['scores']
+  assert scores == pytest.approx(summary['test'], abs=1e-4)
 
 
 def test_one_who_does_not_come_is_named(tiny, tmp_path):

@@ -1,12 +1,13 @@
-"""What ranking by words too costs a document, and what it leaves in a folder.
+"""What ranking by more than embeddings costs a document, and in a folder.
 
 python -m tests.benchmarks.fused --bundle=DIR --input=docs.jsonl
     [--num_docs=500] [--top_k=10] [--rounds=7]
 
-A bundle of a run with --lexical_weight is asked with and without the words, in
-turns: all documents at once, and one at a time. The documents are embedded
-before. Milliseconds a document, medians over the rounds, of the clock and of
-all cores; the words are made in both `fused` figures. One JSON line.
+A bundle of a run with --lexical_weight is asked by embeddings alone (dense),
+with words and priors (words), and with all that it has, votes too if it has any
+(fused), in turns: all documents at once, and one at a time. The documents are
+embedded before. Milliseconds a document, medians over the rounds, of the clock
+and of all cores; the words are made in all figures but `dense`. One JSON line.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from absl import flags
 
 from lmtx_jax import cli, devices
 from lmtx_jax.bundle import Bundle
-from lmtx_jax.bundle_labels import LEXICAL
+from lmtx_jax.bundle_labels import LabelState
 from lmtx_jax.cli import flag
 from lmtx_jax.config import default_cache
 from lmtx_jax.documents import read_documents
+from lmtx_jax.fused_files import DOCUMENTS, OF_LABELS
 from lmtx_jax.types import UserError
 
 
@@ -55,24 +57,31 @@ def main(values: flags.FlagValues) -> None:
   )
   embeddings = bundle.embed(bundle.inputs(records))
 
-  def search(size: int, fused: bool) -> None:
+  def search(size: int, state: LabelState) -> None:
     for start in range(0, len(records), size):
       rows = slice(start, start + size)
-      words = bundle.words(records[rows], state) if fused else None
+      words = bundle.words(records[rows], state)
       state.search(embeddings[rows], words, config.top_k)
+
+  alone = dataclasses.replace(state.fused, votes=None)
+  states = {
+    'dense': dataclasses.replace(state, fused=None),
+    'words': dataclasses.replace(state, fused=alone),
+    'fused': state,
+  }
 
   line = {
     'benchmark': 'fused',
     'labels': len(state),
     'documents': len(records),
     'top_k': config.top_k,
-    'mib': round(_size(os.path.join(_folder(bundle), LEXICAL)) / 2**20, 2),
+    'mib': round(_size(bundle) / 2**20, 2),
   }
   for name, size in (('at_once', len(records)), ('alone', 1)):
-    times = {'dense': [], 'fused': []}
+    times = {kind: [] for kind in states}
     for _ in range(config.rounds + 1):  # the first compiles
       for kind in times:
-        run = functools.partial(search, size, kind == 'fused')
+        run = functools.partial(search, size, states[kind])
         times[kind].append(_timed(run))
     for kind, found in times.items():
       wall, cpu = map(statistics.median, zip(*found[1:], strict=True))
@@ -91,12 +100,15 @@ def _timed(function: Callable[[], None]) -> tuple[float, float]:
   )
 
 
-def _folder(bundle: Bundle) -> str:
-  return os.path.join(bundle.folder, bundle.about.get('label_folder', ''))
-
-
-def _size(folder: str) -> int:
-  return sum(entry.stat().st_size for entry in os.scandir(folder))
+def _size(bundle: Bundle) -> int:
+  """Bytes of what is there beside embeddings and their index."""
+  folder = os.path.join(bundle.folder, bundle.about.get('label_folder', ''))
+  paths = [os.path.join(folder, name) for name in OF_LABELS]
+  paths.append(os.path.join(bundle.folder, DOCUMENTS))
+  for path in paths[:]:
+    if os.path.isdir(path):
+      paths += [entry.path for entry in os.scandir(path)]
+  return sum(os.path.getsize(path) for path in paths if os.path.isfile(path))
 
 
 if __name__ == '__main__':
