@@ -132,6 +132,7 @@ def _words(about: Mapping[str, Any]) -> list[str]:
     ' embeddings alone: its ranking is another than the one that has the scores'
     ' below.',
     80,
+    break_on_hyphens=False,
   )
 
 
