@@ -54,7 +54,7 @@ class LabelState:
     labels: uids and titles.
     embeddings: `[num_labels, dim]` f32 or bf16, memory-mapped.
     index: of the embeddings.
-    fused: of the words, where labels are ranked by them too.
+    fused: where labels are ranked by more than embeddings.
   """
 
   about: dict[str, Any]
@@ -155,7 +155,6 @@ _KNOWN = {
   WEIGHT: _is_weight,
   PRIOR: _is_weight,
   VOTES_WEIGHT: _is_weight,
-  NUM_NEIGHBOURS: _is_count,
   'max_label_tokens': _is_length,  # without, labels cannot be added
 }
 
@@ -189,7 +188,7 @@ def read_about(folder: str) -> dict[str, Any]:
     raise UserError(f'{path} is not what a bundle has there: {e}') from e
   needed = _NEEDED | {n: check for n, check in _KNOWN.items() if n in about}
   if VOTES_WEIGHT in about:
-    needed[NUM_NEIGHBOURS] = _is_count
+    needed |= {WEIGHT: _is_weight, NUM_NEIGHBOURS: _is_count}
   for key, is_right in needed.items():
     if key not in about:
       raise UserError(f'{path} lacks {key!r}')
@@ -286,11 +285,5 @@ def write_label_index(
   many = len(embeddings) >= BRUTE_FORCE_BELOW
   if not is_installed() or not (many or isinstance(like, ScannIndex)):
     return 'exact'
-  path = os.path.join(folder, SCANN)
-  try:
-    write_index(path, embeddings)
-  except RuntimeError as e:  # ScaNN's word for a full disk too
-    raise UserError(
-      f'{path}: ScaNN cannot write its index ({e}); is the disk full?'
-    ) from e
+  write_index(os.path.join(folder, SCANN), embeddings)
   return 'scann'

@@ -164,7 +164,8 @@ class ShortlistConfig:
     'LMTX: times the share of the --neighbours nearest training documents with '
     'pseudo labels that have the label, added to scores of labels in dev and '
     'test scores and in the bundle, nearer ones counting more. Needs '
-    '--lexical_weight.',
+    '--lexical_weight, and embeds the training documents after the last cycle '
+    'too.',
     low=0.0,
     high=10.0,
   )
@@ -173,7 +174,8 @@ class ShortlistConfig:
   )
   index: str = flag(
     'auto',
-    'MIPS index: ScaNN, exact search on the device, or whichever fits.',
+    'MIPS index of the labels: ScaNN, exact search on the device, or whichever '
+    'fits.',
     choices=('auto', 'scann', 'exact'),
   )
   shortlist_shards: int = flag(
@@ -322,6 +324,8 @@ class Config:
         raise UserError(f'--{name} goes with a --lexical_weight above 0')
     if self.shortlist.neighbour_weight and not self.plan.neighbours:
       raise UserError('--neighbour_weight goes with --neighbours above 0')
+    if self.shortlist.neighbour_weight and self.encoder.similarity != 'cosine':
+      raise UserError('--neighbour_weight goes with --similarity=cosine')
     if self.run.method != 'simcse' and self.method.training_head:
       raise UserError('--training_head goes with --method=simcse alone')
     if self.run.method == 'icxml' and self.teacher.teacher != 'sglang':

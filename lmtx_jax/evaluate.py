@@ -37,7 +37,10 @@ class EvaluateConfig:
 
   bundle: str = flag('', 'Folder of a trained bundle (RUN/export).')
   split: str = flag(
-    'test', 'Which documents are scored.', choices=('test', 'train')
+    'test',
+    'Which documents are scored. With --neighbour_weight in training, '
+    'documents of train that had pseudo labels find themselves nearest.',
+    choices=('test', 'train'),
   )
   output: str = flag('', 'JSON file for the scores; empty: only printed.')
   encode_batch_tokens: int = flag(

@@ -16,6 +16,7 @@ from lmtx_jax.embeddings import copy_embeddings
 from lmtx_jax.fused_search import FusedSearch
 from lmtx_jax.lexical_index import LexicalIndex
 from lmtx_jax.neighbour_votes import open_votes, write_votes
+from lmtx_jax.scann_index import BRUTE_FORCE_BELOW, is_installed, write_index
 from lmtx_jax.types import UserError
 
 # In lmtx.json.
@@ -24,7 +25,7 @@ VOTES_WEIGHT, NUM_NEIGHBOURS = 'neighbour_weight', 'neighbours'
 # In the folder of a generation, and in that of the bundle.
 LEXICAL, PRIOR_FILE, VOTES = 'lexical', 'label_prior.npy', 'neighbour_votes.npz'
 OF_LABELS = (LEXICAL, PRIOR_FILE, VOTES)
-DOCUMENTS = 'neighbours.npy'
+DOCUMENTS, DOCUMENTS_SCANN = 'neighbours.npy', 'neighbours_scann'
 
 
 def facts_of(fused: FusedSearch) -> dict[str, Any]:
@@ -44,9 +45,15 @@ def write_documents(bundle: str, fused: FusedSearch) -> None:
   Args:
     bundle: its folder.
     fused: of its labels.
+
+  Raises:
+    UserError: ScaNN cannot write its index.
   """
   if fused.votes is not None:
-    copy_embeddings(fused.votes.embeddings, os.path.join(bundle, DOCUMENTS))
+    embeddings = fused.votes.embeddings
+    copy_embeddings(embeddings, os.path.join(bundle, DOCUMENTS))
+    if len(embeddings) >= BRUTE_FORCE_BELOW and is_installed():
+      write_index(os.path.join(bundle, DOCUMENTS_SCANN), embeddings)
 
 
 def write_fused(folder: str, fused: FusedSearch) -> None:
@@ -84,6 +91,7 @@ def open_fused(
   if VOTES_WEIGHT in about:
     votes = open_votes(
       os.path.join(bundle, DOCUMENTS),
+      os.path.join(bundle, DOCUMENTS_SCANN),
       os.path.join(folder, VOTES),
       (num_labels, about['dim']),
       about[VOTES_WEIGHT],

@@ -13,42 +13,36 @@ from lmtx_jax.snapshot import Snapshot
 from lmtx_jax.types import Ragged
 
 
-def fused_search(
+def search_of(
   config: Config,
   rankings: Rankings,
   snapshot: Snapshot,
   accepted: Ragged | None,
   label_key: np.ndarray,
-) -> FusedSearch | None:
+) -> FusedSearch:
   """The search that dev and test documents and the bundle have.
 
   All processes call it together.
 
   Args:
-    config: of the run.
+    config: of a run with a lexical weight.
     rankings: of the run.
     snapshot: the encoder.
     accepted: row `d` holds the pseudo labels of training document `d` that it
       was trained on; None: it was trained on none.
     label_key: `[num_labels]` int32, the first label of the same text.
-
-  Returns:
-    None where the encoder alone counts.
   """
   wanted = config.shortlist
-  if not wanted.lexical_weight:
-    return None
-  num_docs = len(snapshot.inputs.train.corpus)
-  owned = _by_text(accepted or Ragged.empty(num_docs), label_key)
+  accepted = accepted or Ragged.empty(len(snapshot.inputs.train.corpus))
   log_yeses = votes = None
   if wanted.label_prior:
-    counts = np.asarray(owned.sum(axis=0)).ravel()
-    log_yeses = np.log1p(counts).astype(np.float32)
-  voters = np.flatnonzero(np.diff(owned.indptr))
+    counts = np.asarray(_by_text(accepted, label_key).sum(axis=0)).ravel()
+    log_yeses = np.log1p(counts[label_key]).astype(np.float32)
+  voters = np.flatnonzero(accepted.lengths)
   if wanted.neighbour_weight and len(voters):
     votes = NeighbourVotes(
       rankings.doc_embeddings(snapshot)[voters],
-      owned[voters],
+      _by_text(accepted.take(voters), label_key)[:, label_key],
       wanted.neighbour_weight,
       config.plan.neighbours,
     )
@@ -62,7 +56,7 @@ def fused_search(
 
 
 def _by_text(accepted: Ragged, label_key: np.ndarray) -> sp.csr_matrix:
-  """`[num_docs, num_labels]` f32, 1 where one of the label's text is accepted.
+  """`[num_docs, num_labels]` f32, 1 at the first label of an accepted text.
 
   Labels of one text are one to the teacher, and a document has them once.
   """
@@ -72,4 +66,4 @@ def _by_text(accepted: Ragged, label_key: np.ndarray) -> sp.csr_matrix:
   )
   rows, keys = np.divmod(pairs, len(label_key))
   ones = np.ones(len(pairs), np.float32)
-  return sp.csr_matrix((ones, (rows, keys)), shape)[:, label_key]
+  return sp.csr_matrix((ones, (rows, keys)), shape)

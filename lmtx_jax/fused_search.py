@@ -32,7 +32,7 @@ _BLOCK = 1024  # texts read at a time
 
 @dataclasses.dataclass(frozen=True)
 class FusedSearch:
-  """The words of labels, beside an index of their embeddings.
+  """What ranks labels beside an index of their embeddings.
 
   Attributes:
     lexical: of the labels' words.

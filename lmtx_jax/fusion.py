@@ -1,8 +1,8 @@
 """Two rankings of labels made into one.
 
-`mix` ranks by dense + weight * lexical + prior + votes, each candidate of
-either ranking, or with votes, having all scores; `reciprocal_ranks` looks at
-places alone.
+`mix` ranks by dense + weight * lexical + prior + votes: candidates are the
+labels of either ranking and those with a vote, and each has all scores.
+`reciprocal_ranks` looks at places alone.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Candidates:
     label_index: `[p]` int32, ascending within a document.
     dense: `[p]` f32 inner products of embeddings.
     lexical: `[p]` f32 cosines of words, 0 where no word is shared.
-    votes: `[p]` f32 what near documents add, or 0 for all.
+    votes: `[p]` f32 what near documents add.
   """
 
   doc_index: np.ndarray
   label_index: np.ndarray
   dense: np.ndarray
   lexical: np.ndarray
-  votes: np.ndarray | float = 0.0
+  votes: np.ndarray
 
 
 def candidates(
@@ -49,7 +49,7 @@ def candidates(
   vectors: sp.csr_matrix,
   votes: sp.csr_matrix | None = None,
 ) -> Candidates:
-  """The labels of either shortlist, and with votes; with all their scores.
+  """The labels of either shortlist and those with a vote, and their scores.
 
   Args:
     dense: `[num_docs, any]`.
@@ -73,9 +73,8 @@ def candidates(
   by_dense, by_words = (np.full(len(both), np.nan, np.float32) for _ in keys)
   by_dense[np.searchsorted(both, keys[0])] = scores[0]
   by_words[np.searchsorted(both, keys[1])] = scores[1]
-  by_votes = 0.0
+  by_votes = np.zeros(len(both), np.float32)
   if votes is not None:
-    by_votes = np.zeros(len(both), np.float32)
     by_votes[np.searchsorted(both, voted)] = votes.data
   missing = np.flatnonzero(np.isnan(by_dense))
   by_dense[missing] = inner_products(
@@ -105,8 +104,7 @@ def rank(
     k: labels a document; -1 and -inf where there are no more candidates.
     prior: `[num_labels]` f32, the same for all documents; None: 0.
   """
-  scores = found.dense + np.float32(weight) * found.lexical
-  scores = scores + np.asarray(found.votes, np.float32)
+  scores = found.dense + np.float32(weight) * found.lexical + found.votes
   if prior is not None:
     scores = scores + prior[found.label_index]
   return _best(found.doc_index, found.label_index, scores, num_docs, k)

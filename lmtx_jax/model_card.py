@@ -123,8 +123,9 @@ def _words(about: Mapping[str, Any]) -> list[str]:
     more += f', {prior:g} times log(1 + pseudo labels) of the label'
   if votes := about.get('neighbour_weight'):
     more += (
-      f', {votes:g} times the share of the {about["neighbours"]} nearest'
-      ' training documents that have it as pseudo label (`neighbours.npy`)'
+      f', {votes:g} times the share, by nearness, of the'
+      f' {about["neighbours"]} nearest training documents with pseudo labels'
+      ' (`neighbours.npy`) that have it'
     )
   return textwrap.wrap(
     f'To that, lmtx_jax adds {weight:g} times the cosine of the words that the'

@@ -19,18 +19,23 @@ import scipy.sparse as sp
 
 from lmtx_jax.embeddings import open_embeddings
 from lmtx_jax.mips import ExactIndex, MipsIndex, ScannIndex
-from lmtx_jax.scann_index import is_installed
+from lmtx_jax.scann_index import is_installed, num_parts
 from lmtx_jax.shortlist import make_shortlist
 from lmtx_jax.types import Ragged, Shortlist, UserError
 
-_TEMPERATURE = 0.1  # of the weights of neighbours
+_TEMPERATURE = 0.1  # of the weights; bundles count on it (VOTES_FORMAT)
+# What numpy says of a file that is none of its archives.
+_DAMAGED = (
+  *(ValueError, EOFError, KeyError, TypeError, RuntimeError),
+  zipfile.BadZipFile,
+)
 
 
 def neighbour_weights(near: Shortlist, num_docs: int) -> sp.csr_matrix:
   """Rows of weights, a softmax of the cosines.
 
   Args:
-    near: the nearest documents of each document.
+    near: the nearest documents of each document, in the place of labels.
     num_docs: documents that these are among.
 
   Returns:
@@ -57,17 +62,23 @@ class NeighbourVotes:
     labels: `[num_docs, num_labels]` sparse f32, 1 for the labels of each.
     weight: of a label that all neighbours have.
     num_neighbours: documents that are listened to.
+    scann: folder of ScaNN's index of the embeddings; empty: made when needed.
   """
 
   embeddings: np.ndarray
   labels: sp.csr_matrix
   weight: float
   num_neighbours: int
+  scann: str = ''
 
   @functools.cached_property
   def _index(self) -> MipsIndex:
+    num_docs, dim = self.embeddings.shape
     if is_installed() and jax.default_backend() == 'cpu':
-      return ScannIndex.build(self.embeddings)  # quick with one query as well
+      if self.scann:
+        return ScannIndex.load(self.scann, num_docs)
+      if num_parts(num_docs, dim) == 1:
+        return ScannIndex.build(self.embeddings)  # quick for one query too
     return ExactIndex(self.embeddings)
 
   def of(self, embeddings: np.ndarray, filters: Ragged) -> sp.csr_matrix:
@@ -119,6 +130,7 @@ def write_votes(path: str, votes: NeighbourVotes) -> None:
 
 def open_votes(
   documents: str,
+  scann: str,
   path: str,
   shape: tuple[int, int],
   weight: float,
@@ -128,6 +140,7 @@ def open_votes(
 
   Args:
     documents: the file of the embeddings.
+    scann: the folder of their index; none there: they are few.
     path: what `write_votes` wrote.
     shape: labels and dimensions that they must have.
     weight: see NeighbourVotes.
@@ -141,7 +154,7 @@ def open_votes(
   try:
     with np.load(path, allow_pickle=False) as arrays:
       labels, offsets = arrays['labels'], arrays['offsets']
-  except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as e:
+  except (OSError, *_DAMAGED) as e:
     raise UserError(f'{path}: {e}; the bundle is not whole') from e
   if not (
     labels.dtype == np.int32
@@ -159,13 +172,20 @@ def open_votes(
     )
   ones = np.ones(len(labels), np.float32)
   matrix = sp.csr_matrix((ones, labels, offsets), (len(embeddings), num_labels))
-  return NeighbourVotes(embeddings, matrix, weight, num_neighbours)
+  return NeighbourVotes(
+    embeddings,
+    matrix,
+    weight,
+    num_neighbours,
+    scann if os.path.isdir(scann) else '',
+  )
 
 
 def _open_documents(path: str, dim: int) -> np.ndarray:
-  if not os.path.exists(path):
-    raise UserError(f'{path}: no such file; the bundle is not whole')
-  embeddings = open_embeddings(path)
+  try:
+    embeddings = open_embeddings(path)
+  except OSError as e:
+    raise UserError(f'{path}: {e.strerror}; the bundle is not whole') from e
   if embeddings.shape[1] != dim:
     raise UserError(
       f'{path} has {embeddings.shape[1]} dimensions, the labels have {dim}'

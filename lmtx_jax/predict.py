@@ -13,11 +13,11 @@ standard output; in the order of the input, by --format:
 Scores are cosines (of a model trained by --similarity=dot, dot products); with
 --lexical_weight=W in training, W times the cosine of words is added, with
 --label_prior=P also P times log(1 + pseudo labels of the label), with
---neighbour_weight=N also N times the share of near training documents that have
-it. With --on_error=skip a line that is no document is answered too, so that
-answers and lines go together: {"uid": null, "error"}, a row with an error, an
-empty line. A document without text, an empty one, has no labels, and is no
-error.
+--neighbour_weight=N also N times the share, by nearness, of the nearest
+training documents with pseudo labels that have it. With --on_error=skip a line
+that is no document is answered too, so that answers and lines go together:
+{"uid": null, "error"}, a row with an error, an empty line. A document without
+text, an empty one, has no labels, and is no error.
 The same command goes on where a killed one ended.
 """
 

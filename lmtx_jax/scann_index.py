@@ -66,11 +66,19 @@ def write_index(folder: str, embeddings: np.ndarray, shards: int = 0) -> None:
     folder: where.
     embeddings: `[num_labels, dim]` f32 or bf16, memory-mapped.
     shards: parts; 0 for as many as the size asks for.
+
+  Raises:
+    UserError: ScaNN cannot write it.
   """
   num_labels, dim = embeddings.shape
   parts = num_parts(num_labels, dim, shards)
-  for part in range(parts):
-    write_part(folder, embeddings, parts, part)
+  try:
+    for part in range(parts):
+      write_part(folder, embeddings, parts, part)
+  except RuntimeError as e:  # ScaNN's word for a full disk too
+    raise UserError(
+      f'{folder}: ScaNN cannot write its index ({e}); is the disk full?'
+    ) from e
   seal(folder, num_labels, parts)
 
 

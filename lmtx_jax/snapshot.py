@@ -138,7 +138,7 @@ class Snapshot:
       k: labels a document.
       cycle: whose seconds are counted.
       stage: name of those seconds.
-      fused: of the labels' words, where they count too.
+      fused: where more than embeddings counts.
     """
     encoder, index = self.encoder, self.index  # have seconds of their own
     filters, desc = documents.corpus.filters, f'tag {stage}'

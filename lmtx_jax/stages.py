@@ -17,7 +17,7 @@ from lmtx_jax.evaluation.metrics import (
   pseudo_label_quality,
 )
 from lmtx_jax.files import read_arrays, read_json, write_arrays, write_json
-from lmtx_jax.fused_run import fused_search
+from lmtx_jax.fused_run import search_of
 from lmtx_jax.fused_search import FusedSearch
 from lmtx_jax.inputs import Inputs
 from lmtx_jax.metric_writer import MetricWriter
@@ -74,12 +74,14 @@ class Stages:
 
   def fused(self, snapshot: Snapshot) -> FusedSearch | None:
     """What counts beside the encoder, in scores and in the bundle."""
+    if not self.config.shortlist.lexical_weight:
+      return None
     path = self.run.cycle_file(snapshot.cycle - 1, _PSEUDO_LABELS)
     accepted = None
     if self.run.has(path):  # not before cycle 0
       arrays = read_arrays(path)
       accepted = Ragged(arrays['accepted_values'], arrays['accepted_offsets'])
-    return fused_search(
+    return search_of(
       self.config, self.rankings, snapshot, accepted, self.inputs.label_key
     )
 

@@ -249,7 +249,7 @@ def edit(folder, **changes):
 
 class TestBroken:
   def test_newer(self, broken):
-    edit(broken, format=labels_lib.PRIOR_FORMAT + 1, version='9.9')
+    edit(broken, format=labels_lib.VOTES_FORMAT + 1, version='9.9')
     with pytest.raises(UserError, match=r'lmtx_jax 9\.9, newer than this'):
       Bundle(str(broken))
     edit(broken, version=None)

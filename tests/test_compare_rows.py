@@ -387,6 +387,17 @@ def test_words_count_before_training():
   assert 'num_train_docs' in words and 'num_train_docs' not in alone
 
 
+def test_votes_read_neighbours_without_a_budget():
+  flags = {'method': 'lmtx', 'teacher_budget': '0', 'neighbours': '9'}
+  flags |= {'warmup_epochs': '0', 'encoder': 'x', 'lexical_weight': '0.5'}
+  found = {
+    weight: flags_read.of_run(flags | {'neighbour_weight': weight})
+    for weight in ('0.0', '0.4')
+  }
+  assert 'neighbours' in found['0.4'] and 'neighbours' not in found['0.0']
+  assert flags_read.depends_on('neighbours', 'neighbour_weight')
+
+
 def test_the_same_run_twice(folder):
   folder.add()
   folder.runs.append(folder.runs[0] + '/')

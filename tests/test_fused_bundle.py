@@ -246,7 +246,7 @@ def test_the_card_tells_of_it(fused_run, bundle):
   told = ' '.join(told.split())
   assert ('0.3 times log(1' in told) == has_prior
   has_votes = (fused_run / 'export' / 'neighbours.npy').exists()
-  assert ('share of the 5 nearest training documents' in told) == has_votes
+  assert ('of the 5 nearest training documents' in told) == has_votes
   assert 'cosine of the words' not in (bundle / 'README.md').read_text()
 
 
@@ -312,80 +312,76 @@ def test_priors_and_votes_go_with_words(tiny, tmp_path, name):
   assert f'--{name} goes with a --lexical_weight' in call('main', *flags).error
 
 
-def test_votes_go_with_neighbours(tiny, tmp_path):
-  flags = ('--lexical_weight=1', '--neighbour_weight=1', '--neighbours=0')
-  found = call('main', *tiny, *flags, f'--run_dir={tmp_path}/run')
-  assert '--neighbours above 0' in found.error
-
-
 @pytest.mark.parametrize(
-  'broken', ['missing', 'text', 'cut', 'lacks', 'labels', 'offsets', 'dim']
+  ('flag', 'told'),
+  [
+    ('--neighbours=0', '--neighbours above 0'),
+    ('--similarity=dot', '--similarity=cosine'),
+  ],
 )
-def test_broken_votes(fused_run, folder, broken):
-  path = folder / 'neighbour_votes.npz'
-  if not path.exists():
-    pytest.skip('has none')
-  arrays = dict(np.load(path))
-  if broken == 'missing':
-    path.unlink()
-  elif broken == 'text':
-    path.write_text('0 1')
-  elif broken == 'cut':
-    path.write_bytes(path.read_bytes()[:-50])
-  elif broken == 'lacks':
-    del arrays['offsets']
-    np.savez(path, **arrays)
-  elif broken == 'labels':
-    np.savez(path, **arrays | {'labels': arrays['labels'] + 20})
-  elif broken == 'offsets':
-    np.savez(path, **arrays | {'offsets': arrays['offsets'][:-1]})
-  else:
-    path = folder / 'neighbours.npy'
-    np.save(path, np.load(path)[:, :-1])
-  with pytest.raises(UserError, match=path.name) as found:
-    open_labels(str(folder))
-  assert '\n' not in str(found.value)
+def test_votes_go_with_neighbours_and_cosines(tiny, tmp_path, flag, told):
+  flags = ('--lexical_weight=1', '--neighbour_weight=1', flag)
+  found = call('main', *tiny, *flags, f'--run_dir={tmp_path}/run')
+  assert told in found.error
 
 
-@pytest.mark.parametrize('broken', ['file', 'number', 'weight'])
-def test_votes_that_no_bundle_has(fused_run, folder, broken):
+@pytest.fixture
+def with_votes(fused_run, folder):
+  """A bundle with votes, to damage."""
   if not (folder / 'neighbours.npy').exists():
     pytest.skip('has none')
-  about = json.loads((folder / 'lmtx.json').read_text())
-  if broken == 'file':
-    (folder / 'neighbours.npy').unlink()
-    told = 'neighbours.npy: no such file'
-  elif broken == 'number':
-    del about['neighbours']
-    told = "lacks 'neighbours'"
-  else:
-    about['neighbour_weight'] = 0
-    told = "'neighbour_weight' is 0"
-  (folder / 'lmtx.json').write_text(json.dumps(about))
-  with pytest.raises(UserError, match=told):
-    open_labels(str(folder))
+  return folder
+
+
+def lose_offsets(path):
+  np.savez(path, labels=np.load(path)['labels'])
+
+
+def raise_labels(path):
+  arrays = dict(np.load(path))
+  np.savez(path, **arrays | {'labels': arrays['labels'] + 20})
+
+
+def lose_an_offset(path):
+  arrays = dict(np.load(path))
+  np.savez(path, **arrays | {'offsets': arrays['offsets'][:-1]})
 
 
 @pytest.mark.parametrize(
-  'broken', ['missing', 'short', 'ints', 'text', 'empty', 'nan', 'cut']
+  ('name', 'damage'),
+  [
+    ('neighbour_votes.npz', lambda path: path.unlink()),
+    ('neighbour_votes.npz', lambda path: path.write_text('0 1')),
+    ('neighbour_votes.npz', lambda path: path.write_bytes(b'')),
+    ('neighbour_votes.npz', lambda path: np.save(path.open('wb'), [1])),
+    ('neighbour_votes.npz', lambda p: p.write_bytes(p.read_bytes()[:-50])),
+    ('neighbour_votes.npz', lose_offsets),
+    ('neighbour_votes.npz', raise_labels),
+    ('neighbour_votes.npz', lose_an_offset),
+    ('neighbours.npy', lambda path: path.unlink()),
+    ('neighbours.npy', lambda path: np.save(path, np.load(path)[:, :-1])),
+    ('neighbours.npy', lambda path: np.save(path, np.load(path)[:-1])),
+  ],
 )
-def test_a_broken_prior(fused_run, folder, broken):
-  path = folder / 'label_prior.npy'
-  if not path.exists():
-    pytest.skip('has none')
-  if broken == 'missing':
-    path.unlink()
-  elif broken == 'text':
-    path.write_text('0.1 0.2')
-  elif broken == 'empty':
-    path.write_bytes(b'')
-  elif broken == 'cut':
-    path.write_bytes(path.read_bytes()[:-5])
-  elif broken == 'nan':
-    np.save(path, np.full_like(np.load(path), np.nan))
-  else:
-    prior = np.load(path)
-    np.save(path, prior[1:] if broken == 'short' else prior.astype(int))
-  with pytest.raises(UserError, match=r'label_prior\.npy') as found:
-    open_labels(str(folder))
+def test_broken_votes(with_votes, name, damage):
+  damage(with_votes / name)
+  with pytest.raises(UserError, match=r'neighbour(s|_votes)\.np') as found:
+    open_labels(str(with_votes))
   assert '\n' not in str(found.value)
+
+
+@pytest.mark.parametrize(
+  ('change', 'told'),
+  [
+    ({'neighbours': None}, "lacks 'neighbours'"),
+    ({'neighbours': 0}, "'neighbours' is 0"),
+    ({'neighbour_weight': 0}, "'neighbour_weight' is 0"),
+    ({'lexical_weight': None}, "lacks 'lexical_weight'"),
+  ],
+)
+def test_votes_that_no_bundle_has(with_votes, change, told):
+  about = json.loads((with_votes / 'lmtx.json').read_text()) | change
+  about = {name: value for name, value in about.items() if value is not None}
+  (with_votes / 'lmtx.json').write_text(json.dumps(about))
+  with pytest.raises(UserError, match=told):
+    open_labels(str(with_votes))

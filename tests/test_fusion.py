@@ -128,6 +128,7 @@ def test_of_equal_scores_the_smaller_label():
     np.array([2, 5, 7, 1], np.int32),
     np.array([0.25, 0.5, 0.25, 0.125], np.float32),
     np.array([0.5, 0.0, 0.5, 0.0], np.float32),
+    np.zeros(4, np.float32),
   )
   best = rank(found, 3, 0.5, 2)
   assert best.labels.tolist() == [[2, 5], [1, -1], [-1, -1]]

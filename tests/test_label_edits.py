@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmtx_jax import bundle_labels, label_edits
+from lmtx_jax import bundle_labels, label_edits, scann_index
 from lmtx_jax.bundle import Bundle
 from lmtx_jax.bundle_labels import FORMAT, open_labels
 from lmtx_jax.label_edits import (
@@ -232,7 +232,7 @@ def test_an_index_that_cannot_be_written_is_one_line(tagger, monkeypatch):
   def fail(*_):
     raise RuntimeError('I/O error')
 
-  monkeypatch.setattr(bundle_labels, 'write_index', fail)
+  monkeypatch.setattr(scann_index, 'write_part', fail)
   with pytest.raises(UserError, match=r'I/O error.*is the disk full\?'):
     add_labels(tagger, POOL[:1])
   assert label_list(tagger.folder) == before

@@ -1,10 +1,16 @@
 """Votes of near documents, against the obvious loops."""
 
+import dataclasses
+
+import ml_dtypes
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from word_fixtures import in_memory
 
-from lmtx_jax import neighbour_votes
+from lmtx_jax import fused_files, fused_run, neighbour_votes, scann_index
+from lmtx_jax.fused_search import FusedSearch
+from lmtx_jax.lexical_index import LexicalIndex
 from lmtx_jax.mips import ExactIndex, ScannIndex
 from lmtx_jax.neighbour_votes import NeighbourVotes, neighbour_weights
 from lmtx_jax.scann_index import is_installed
@@ -76,7 +82,10 @@ def test_other_labels():
 
 
 @pytest.mark.skipif(not is_installed(), reason='no ScaNN here')
-def test_with_and_without_scann(monkeypatch):
+@pytest.mark.parametrize('below', [scann_index.BRUTE_FORCE_BELOW, NUM_VOTERS])
+def test_with_and_without_scann(monkeypatch, below):
+  """Brute force, and hashing whose best are all compared."""
+  monkeypatch.setattr(scann_index, 'BRUTE_FORCE_BELOW', below)
   draw = np.random.default_rng(3)
   votes = made(draw)
   assert isinstance(votes._index, ScannIndex)
@@ -87,6 +96,70 @@ def test_with_and_without_scann(monkeypatch):
   assert isinstance(other._index, ExactIndex)
   expected = other.of(embeddings, Ragged.empty(5)).toarray()
   np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+class FakeIndex:
+  """Reaches the first voter alone, and then no more."""
+
+  def search(self, queries, k):
+    labels = np.full((len(queries), k), -1, np.int32)
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    labels[:, 0], scores[:, 0] = 0, 0.5
+    return labels, scores
+
+
+def test_fewer_neighbours_than_wanted():
+  votes = made(np.random.default_rng(5))
+  votes.__dict__['_index'] = FakeIndex()
+  found = votes.of(votes.embeddings[:3], Ragged.empty(3)).toarray()
+  own = 0.5 * votes.labels[0].toarray()[0]
+  assert own.any()
+  np.testing.assert_allclose(found, [own] * 3)
+
+
+@pytest.mark.parametrize('dtype', [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize('many', [False, True])
+def test_a_bundle_keeps_them(monkeypatch, tmp_path, dtype, many):
+  if many:
+    if not is_installed():
+      pytest.skip('no ScaNN here')
+    for module in (scann_index, fused_files):
+      monkeypatch.setattr(module, 'BRUTE_FORCE_BELOW', NUM_VOTERS)
+  draw = np.random.default_rng(6)
+  votes = made(draw)
+  votes = dataclasses.replace(votes, embeddings=votes.embeddings.astype(dtype))
+  names = [f'word{i}' for i in range(NUM_LABELS)]
+  index = LexicalIndex.build(in_memory(names), in_memory([]))
+  fused = FusedSearch(index, 0.7, votes=votes)
+  fused_files.write_fused(str(tmp_path), fused)
+  fused_files.write_documents(str(tmp_path), fused)
+  assert (tmp_path / 'neighbours_scann').is_dir() == many
+  about = {'num_labels': NUM_LABELS, 'dim': DIM, **fused_files.facts_of(fused)}
+  opened = fused_files.open_fused(str(tmp_path), str(tmp_path), about).votes
+  assert opened.embeddings.dtype == dtype and bool(opened.scann) == many
+  queries = unit(draw.standard_normal((5, DIM)))
+  np.testing.assert_allclose(
+    opened.of(queries, Ragged.empty(5)).toarray(),
+    votes.of(queries, Ragged.empty(5)).toarray(),
+    atol=1e-5,
+  )
+  exact = dataclasses.replace(votes, embeddings=np.float32(votes.embeddings))
+  np.testing.assert_allclose(
+    opened.of(queries, Ragged.empty(5)).toarray(),
+    exact.of(queries, Ragged.empty(5)).toarray(),
+    atol=2e-3,
+  )
+
+
+def test_labels_of_one_text():
+  """A document that had one of them has it once, and votes for both."""
+  accepted = Ragged.from_rows([[0, 2], [3], []])
+  by_text = fused_run._by_text(accepted, np.array([0, 1, 0, 3]))
+  assert by_text.toarray().tolist() == [
+    [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]
+  ]  # fmt: skip
+  of_labels = by_text[:, np.array([0, 1, 0, 3])]
+  assert of_labels.toarray().tolist()[0] == [1, 0, 1, 0]
 
 
 def test_weights_of_rows_without_neighbours():

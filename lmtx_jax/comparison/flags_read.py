@@ -121,6 +121,8 @@ def depends_on(name: str, other: str) -> bool:
   """Whether it is a matter of the other flag if this one is read."""
   if name in _WARMUP:
     return other == 'warmup_epochs'
+  if (name, other) == ('neighbours', 'neighbour_weight'):
+    return True
   return any(name in names and other == of for names, of, _ in _ONLY_WITH)
 
 

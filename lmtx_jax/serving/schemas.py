@@ -37,7 +37,7 @@ class TagRequest(_Strict):
 
 
 class ScoredLabel(BaseModel):
-  """A label, and its score: a cosine, to which words and a prior may add."""
+  """A label, and its score: a cosine; words, a prior and votes may add."""
 
   uid: str
   title: str
