@@ -325,12 +325,7 @@ def test_votes_go_with_neighbours_and_cosines(tiny, tmp_path, flag, told):
   assert told in found.error
 
 
-@pytest.fixture
-def with_votes(fused_run, folder):
-  """A bundle with votes, to damage."""
-  if not (folder / 'neighbours.npy').exists():
-    pytest.skip('has none')
-  return folder
+of_votes = pytest.mark.parametrize('fused_run', ['votes'], indirect=True)
 
 
 def lose_offsets(path):
@@ -347,6 +342,7 @@ def lose_an_offset(path):
   np.savez(path, **arrays | {'offsets': arrays['offsets'][:-1]})
 
 
+@of_votes
 @pytest.mark.parametrize(
   ('name', 'damage'),
   [
@@ -363,13 +359,14 @@ def lose_an_offset(path):
     ('neighbours.npy', lambda path: np.save(path, np.load(path)[:-1])),
   ],
 )
-def test_broken_votes(with_votes, name, damage):
-  damage(with_votes / name)
+def test_broken_votes(fused_run, folder, name, damage):
+  damage(folder / name)
   with pytest.raises(UserError, match=r'neighbour(s|_votes)\.np') as found:
-    open_labels(str(with_votes))
+    open_labels(str(folder))
   assert '\n' not in str(found.value)
 
 
+@of_votes
 @pytest.mark.parametrize(
   ('change', 'told'),
   [
@@ -379,9 +376,33 @@ def test_broken_votes(with_votes, name, damage):
     ({'lexical_weight': None}, "lacks 'lexical_weight'"),
   ],
 )
-def test_votes_that_no_bundle_has(with_votes, change, told):
-  about = json.loads((with_votes / 'lmtx.json').read_text()) | change
+def test_votes_that_no_bundle_has(fused_run, folder, change, told):
+  about = json.loads((folder / 'lmtx.json').read_text()) | change
   about = {name: value for name, value in about.items() if value is not None}
-  (with_votes / 'lmtx.json').write_text(json.dumps(about))
+  (folder / 'lmtx.json').write_text(json.dumps(about))
   with pytest.raises(UserError, match=told):
-    open_labels(str(with_votes))
+    open_labels(str(folder))
+
+
+@pytest.mark.parametrize('fused_run', ['prior'], indirect=True)
+@pytest.mark.parametrize(
+  'broken', ['missing', 'short', 'ints', 'text', 'empty', 'nan', 'cut']
+)
+def test_a_broken_prior(fused_run, folder, broken):
+  path = folder / 'label_prior.npy'
+  if broken == 'missing':
+    path.unlink()
+  elif broken == 'text':
+    path.write_text('0.1 0.2')
+  elif broken == 'empty':
+    path.write_bytes(b'')
+  elif broken == 'cut':
+    path.write_bytes(path.read_bytes()[:-5])
+  elif broken == 'nan':
+    np.save(path, np.full_like(np.load(path), np.nan))
+  else:
+    prior = np.load(path)
+    np.save(path, prior[1:] if broken == 'short' else prior.astype(int))
+  with pytest.raises(UserError, match=r'label_prior\.npy') as found:
+    open_labels(str(folder))
+  assert '\n' not in str(found.value)
