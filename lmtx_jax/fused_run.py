@@ -17,7 +17,7 @@ def search_of(
   config: Config,
   rankings: Rankings,
   snapshot: Snapshot,
-  accepted: Ragged | None,
+  accepted: Ragged,
   label_key: np.ndarray,
 ) -> FusedSearch:
   """The search that dev and test documents and the bundle have.
@@ -29,20 +29,21 @@ def search_of(
     rankings: of the run.
     snapshot: the encoder.
     accepted: row `d` holds the pseudo labels of training document `d` that it
-      was trained on; None: it was trained on none.
+      was trained on.
     label_key: `[num_labels]` int32, the first label of the same text.
   """
   wanted = config.shortlist
-  accepted = accepted or Ragged.empty(len(snapshot.inputs.train.corpus))
-  log_yeses = votes = None
+  log_yeses = votes = owned = None
+  if wanted.label_prior or wanted.neighbour_weight:
+    owned = _by_text(accepted, label_key)
   if wanted.label_prior:
-    counts = np.asarray(_by_text(accepted, label_key).sum(axis=0)).ravel()
+    counts = np.asarray(owned.sum(axis=0)).ravel()
     log_yeses = np.log1p(counts[label_key]).astype(np.float32)
   voters = np.flatnonzero(accepted.lengths)
   if wanted.neighbour_weight and len(voters):
     votes = NeighbourVotes(
       rankings.doc_embeddings(snapshot)[voters],
-      _by_text(accepted.take(voters), label_key)[:, label_key],
+      owned[voters][:, label_key],
       wanted.neighbour_weight,
       config.plan.neighbours,
     )

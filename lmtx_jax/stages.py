@@ -77,10 +77,9 @@ class Stages:
     if not self.config.shortlist.lexical_weight:
       return None
     path = self.run.cycle_file(snapshot.cycle - 1, _PSEUDO_LABELS)
-    accepted = None
+    accepted = Ragged.empty(len(self.inputs.train.corpus))
     if self.run.has(path):  # not before cycle 0
-      arrays = read_arrays(path)
-      accepted = Ragged(arrays['accepted_values'], arrays['accepted_offsets'])
+      accepted = _as_pseudo_labels(read_arrays(path)).accepted
     return search_of(
       self.config, self.rankings, snapshot, accepted, self.inputs.label_key
     )
@@ -162,10 +161,7 @@ class Stages:
       write_arrays,
       read_arrays,
     )
-    return PseudoLabels(
-      Ragged(arrays['accepted_values'], arrays['accepted_offsets']),
-      Ragged(arrays['rejected_values'], arrays['rejected_offsets']),
-    )
+    return _as_pseudo_labels(arrays)
 
   def asking_report(self, cycle: int) -> Report:
     """Writes the progress of asking to the metrics."""
@@ -344,3 +340,11 @@ class Stages:
       file = os.path.join(os.path.dirname(path), name)
       run.once(file, make_one, write_arrays, read_arrays, alone=True)
     return run.once(path, make, write_json, read_json)
+
+
+def _as_pseudo_labels(arrays: dict[str, np.ndarray]) -> PseudoLabels:
+  """What a cycle's file of pseudo labels holds."""
+  return PseudoLabels(
+    Ragged(arrays['accepted_values'], arrays['accepted_offsets']),
+    Ragged(arrays['rejected_values'], arrays['rejected_offsets']),
+  )

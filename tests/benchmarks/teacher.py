@@ -136,7 +136,7 @@ def _pairs(args: argparse.Namespace) -> Pairs:
       hashlib.sha256(name.encode()).hexdigest(),
       source,
       np.arange(len(source)),
-      *[Ragged(np.zeros(0, np.int32), np.zeros(len(source) + 1, np.int64))] * 2,
+      *[Ragged.empty(len(source))] * 2,
     )
     for name, source in (('train', docs), ('label', labels))
   ]
