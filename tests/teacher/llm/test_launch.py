@@ -40,7 +40,9 @@ try:
   print(server.url, flush=True)
   if sys.argv[4] == 'raise':
     raise SystemExit(5)
-  time.sleep(60)
+  # One long sleep would miss a signal that comes just as it begins.
+  for _ in range(600):
+    time.sleep(0.1)
 finally:
   server.stop()
 """
