@@ -44,7 +44,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-  """Skips what compares with packages that are not installed."""
+  """Skips what takes long, and what compares with packages not installed."""
+  if item.get_closest_marker('slow') and not os.environ.get('LMTX_SLOW_TESTS'):
+    pytest.skip('LMTX_SLOW_TESTS is not set')
   if item.get_closest_marker('parity'):
     for name in _PARITY:
       if importlib.util.find_spec(name) is None:

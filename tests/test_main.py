@@ -567,6 +567,7 @@ def wait_for(process, condition, limit_s=120):
     time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(tiny, tmp_path, capsys, monkeypatch):
   monkeypatch.chdir(pathlib.Path(__file__).parent.parent)
   flags = (*tiny, '--teacher=oracle', '--checkpoint_steps=5')

@@ -1,7 +1,7 @@
 """The baselines as whole runs: what they leave, kill and resume, bad input."""
 
+import functools
 import json
-import os
 import pathlib
 
 import kill_and_resume
@@ -10,7 +10,6 @@ import pytest
 from run_fixtures import TINY, call, made_corpus, succeed, write_corpus
 from test_processes import finish, losses, start
 
-SLOW = os.environ.get('LMTX_SLOW_TESTS')  # as .ci/run sets it
 METHODS = {  # flags of a training that learns, and its number of cycles
   'rts': (('--epochs=6', '--min_words=4', '--max_words=8'), 1),
   'ict': (('--epochs=40',), 1),
@@ -50,10 +49,21 @@ def run_method(flags, method, run, *more) -> dict:
   return json.loads((run / 'summary.json').read_text())
 
 
+@pytest.fixture(scope='module')
+def finished(flags, tmp_path_factory):
+  """The run directory and the summary of each method, run once."""
+
+  @functools.cache
+  def finished(method):
+    run = tmp_path_factory.mktemp(method) / 'run'
+    return run, run_method(flags, method, run)
+
+  return finished
+
+
 @pytest.mark.parametrize('method', METHODS)
-def test_learns_and_leaves_what_a_run_leaves(flags, method, tmp_path):
-  run = tmp_path / 'run'
-  summary = run_method(flags, method, run)
+def test_learns_and_leaves_what_a_run_leaves(flags, finished, method, tmp_path):
+  run, summary = finished(method)
   _, num_cycles = METHODS[method]
   assert summary['method'] == method
   assert len(summary['cycles']) == num_cycles
@@ -71,7 +81,7 @@ def test_learns_and_leaves_what_a_run_leaves(flags, method, tmp_path):
   assert scores['P@1'] == pytest.approx(summary['test']['P@1'], abs=1e-4)
 
 
-@pytest.mark.skipif(not SLOW, reason='LMTX_SLOW_TESTS is not set')
+@pytest.mark.slow
 @pytest.mark.parametrize(
   # Seeds that end the two starts at different shares of their duration.
   ('method', 'seed'),
@@ -90,7 +100,7 @@ def test_killed_and_resumed(flags, method, seed, tmp_path, capsys, monkeypatch):
   assert '2 kills' in capsys.readouterr().out
 
 
-@pytest.mark.skipif(not SLOW, reason='LMTX_SLOW_TESTS is not set')
+@pytest.mark.slow
 def test_two_processes_of_four_devices(flags, tmp_path):
   own, _ = METHODS['maclr']
   runs = tmp_path / 'one', tmp_path / 'two'
@@ -109,20 +119,15 @@ def test_two_processes_of_four_devices(flags, tmp_path):
   assert scores[0] == pytest.approx(scores[1], abs=10)
 
 
-def test_no_method_reads_a_label_of_a_document(flags, tmp_path, cache):
+def test_no_method_reads_a_label_of_a_document(flags, finished, tmp_path):
   corpus = in_sentences(made_corpus())
   rng = np.random.default_rng(0)
   for row in corpus['trn']:
     row['target_ind'] = sorted(rng.choice(24, 3, replace=False).tolist())
   other = write_corpus(tmp_path / 'other', corpus)
-  scores = [
-    run_method(same, 'maclr', tmp_path / name)['test']['R@10']
-    for name, same in (
-      ('true', flags),
-      ('random', (f'--data_dir={other}', *flags[1:])),
-    )
-  ]
-  assert scores[0] == scores[1]
+  others = (f'--data_dir={other}', *flags[1:])
+  found = run_method(others, 'maclr', tmp_path / 'run')
+  assert found['test']['R@10'] == finished('maclr')[1]['test']['R@10']
 
 
 class TestBadInput:

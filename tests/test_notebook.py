@@ -1,7 +1,6 @@
 """The notebook, as it is committed and from top to bottom."""
 
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -15,7 +14,6 @@ from lmtx_jax.predict import PredictConfig
 from lmtx_jax.prepare import PrepareConfig
 
 NOTEBOOK = pathlib.Path(__file__).parent.parent / 'launch' / 'colab.ipynb'
-SLOW = os.environ.get('LMTX_SLOW_TESTS')  # as .ci/run sets it
 FLAGS = {
   'main': TRAINING,
   'predict': (PredictConfig,),
@@ -55,7 +53,7 @@ def test_its_commands_have_the_flags_that_they_are_given():
     cli.parse_words(['x', *words], FLAGS[module])
 
 
-@pytest.mark.skipif(not SLOW, reason='LMTX_SLOW_TESTS is not set')
+@pytest.mark.slow
 def test_it_runs_from_top_to_bottom(tmp_path, monkeypatch):
   nbformat = pytest.importorskip('nbformat')
   nbclient = pytest.importorskip('nbclient')

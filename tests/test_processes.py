@@ -102,8 +102,7 @@ def runs(tiny, tmp_path_factory):
   """The run directories of 2 x 4 devices and of 1 x 1."""
   folder = tmp_path_factory.mktemp('processes')
   flags = (*tiny, *FLAGS)
-  alone = start(*flags, f'--run_dir={folder / "one"}', num=1, devices=1)
-  assert [code for code, *_ in finish(alone)] == [0]
+  succeed('main', *flags, f'--run_dir={folder / "one"}')
   two = finish(start(*flags, f'--run_dir={folder / "two"}'))
   assert [code for code, *_ in two] == [0, 0], two
   assert ['bundle: ' in out for _, out, _ in two] == [True, False]
@@ -156,9 +155,9 @@ def test_the_leading_one_plans(tiny, tmp_path, data_dir, cache):
     *('--teacher_budget=192', '--plan_candidates=8', '--neighbours=4'),
     *('--plan_rounds=3', '--lexical_weight=0.5', '--neighbour_weight=0.4'),
   )
-  alone = start(*flags, f'--run_dir={tmp_path / "one"}', num=1, devices=1)
-  two = start(*flags, f'--run_dir={tmp_path / "two"}')
-  assert [code for code, *_ in finish(alone) + finish(two)] == [0, 0, 0]
+  succeed('main', *flags, f'--run_dir={tmp_path / "one"}')
+  two = finish(start(*flags, f'--run_dir={tmp_path / "two"}'))
+  assert [code for code, *_ in two] == [0, 0], two
   one, two = (verdicts(tmp_path / name) for name in ('one', 'two'))
   assert 160 < len(two) <= 192 and {row[3] for row in two} == {1}
   pairs = [{row[:2] for row in rows} for rows in (one, two)]
@@ -250,6 +249,7 @@ def test_hosts_that_see_other_things(tiny, what, data_dir, tmp_path):
   assert not run.exists()
 
 
+@pytest.mark.slow
 def test_preempted_it_goes_on_with_other_devices(tiny, runs, tmp_path):
   """Told to stop at 2 x 4 in mid-training, finished at 2 x 2 and at 1 x 1."""
   run = tmp_path / 'run'
