@@ -55,8 +55,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(scope='session')
 def cache(tmp_path_factory) -> pathlib.Path:
-  """One cache of data and compiled programs for all tests."""
-  return tmp_path_factory.mktemp('cache')
+  """One cache of data and compiled programs for all tests of all workers."""
+  base = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    base = base.parent
+  folder = base / 'cache'
+  folder.mkdir(exist_ok=True)
+  return folder
 
 
 @pytest.fixture(scope='session')

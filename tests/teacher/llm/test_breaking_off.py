@@ -86,8 +86,8 @@ def test_a_caller_that_never_begins(server):
 def test_a_caller_that_takes_its_time(server, store):
   """Longer than a request may take."""
   pairs = make_pairs(DOCS, LABELS)
-  teacher = small_teacher(server, teacher_timeout_s=0.2)
-  sleepy = FakeMeddler(teacher, after(20, lambda: time.sleep(0.5)))
+  teacher = small_teacher(server, teacher_timeout_s=1.0)
+  sleepy = FakeMeddler(teacher, after(20, lambda: time.sleep(1.5)))
   verdicts, _ = judge(store, sleepy, pairs)
   assert_right(verdicts, pairs)
   assert server.answered.total() == 63
