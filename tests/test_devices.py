@@ -17,15 +17,19 @@ SCRIPT = pathlib.Path(__file__).with_name('devices_run.py')
 ROOT = SCRIPT.parent.parent
 
 
-@pytest.fixture(scope='module')
-def results(tmp_path_factory):
+@pytest.fixture(
+  scope='module',
+  params=[False, pytest.param(True, marks=pytest.mark.slow)],
+  ids=['as_tests_are_compiled', 'as_for_a_user'],
+)
+def results(tmp_path_factory, request):
   """What one and eight devices compute, by their number."""
   folder = tmp_path_factory.mktemp('devices')
   running = {}
   for count in (1, 8):
     running[count] = subprocess.Popen(
       [sys.executable, str(SCRIPT), str(count), str(folder / f'{count}.npz')],
-      env=on_devices(count, optimised=True) | {'PYTHONPATH': str(ROOT)},
+      env=on_devices(count, request.param) | {'PYTHONPATH': str(ROOT)},
       stderr=subprocess.PIPE,
       text=True,
     )
