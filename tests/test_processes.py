@@ -102,7 +102,8 @@ def runs(tiny, tmp_path_factory):
   """The run directories of 2 x 4 devices and of 1 x 1."""
   folder = tmp_path_factory.mktemp('processes')
   flags = (*tiny, *FLAGS)
-  succeed('main', *flags, f'--run_dir={folder / "one"}')
+  alone = start(*flags, f'--run_dir={folder / "one"}', num=1, devices=1)
+  assert [code for code, *_ in finish(alone)] == [0]
   two = finish(start(*flags, f'--run_dir={folder / "two"}'))
   assert [code for code, *_ in two] == [0, 0], two
   assert ['bundle: ' in out for _, out, _ in two] == [True, False]
@@ -155,9 +156,9 @@ def test_the_leading_one_plans(tiny, tmp_path, data_dir, cache):
     *('--teacher_budget=192', '--plan_candidates=8', '--neighbours=4'),
     *('--plan_rounds=3', '--lexical_weight=0.5', '--neighbour_weight=0.4'),
   )
-  succeed('main', *flags, f'--run_dir={tmp_path / "one"}')
-  two = finish(start(*flags, f'--run_dir={tmp_path / "two"}'))
-  assert [code for code, *_ in two] == [0, 0], two
+  alone = start(*flags, f'--run_dir={tmp_path / "one"}', num=1, devices=1)
+  two = start(*flags, f'--run_dir={tmp_path / "two"}')
+  assert [code for code, *_ in finish(alone) + finish(two)] == [0, 0, 0]
   one, two = (verdicts(tmp_path / name) for name in ('one', 'two'))
   assert 160 < len(two) <= 192 and {row[3] for row in two} == {1}
   pairs = [{row[:2] for row in rows} for rows in (one, two)]
@@ -261,7 +262,7 @@ def test_preempted_it_goes_on_with_other_devices(tiny, runs, tmp_path):
   ):
     time.sleep(0.02)
   started[1].send_signal(signal.SIGTERM)  # one is told, both must stop
-  for code, _, err in finish(started, 60):
+  for code, _, err in finish(started, 120):
     assert code == 0, err
     assert 'Traceback' not in err and 'Check failure' not in err
   assert not (run / 'summary.json').exists()
