@@ -262,7 +262,7 @@ def test_preempted_it_goes_on_with_other_devices(tiny, runs, tmp_path):
   ):
     time.sleep(0.02)
   started[1].send_signal(signal.SIGTERM)  # one is told, both must stop
-  for code, _, err in finish(started, 120):
+  for code, _, err in finish(started, 60):
     assert code == 0, err
     assert 'Traceback' not in err and 'Check failure' not in err
   assert not (run / 'summary.json').exists()
