@@ -40,6 +40,6 @@ class PlanConfig:
   neighbours: int = flag(
     20,
     'Nearest training documents whose accepted labels the planner, and '
-    '--neighbour_weight, look at; 0: none.',
+    '--neighbour_weight, look at, by --similarity=cosine; 0: none.',
     low=0,
   )

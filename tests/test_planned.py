@@ -130,6 +130,10 @@ def test_no_true_label_is_read(planned, tiny, tmp_path, monkeypatch):
     (['--teacher_budget=-1'], ['--teacher_budget=-1']),
     (['--shortlist=fuzzy'], ['--shortlist']),
     (['--method=rts'], ['--teacher_budget', '--method=lmtx']),
+    (
+      ['--neighbour_weight=0', '--similarity=dot'],
+      ['--similarity=cosine', '--neighbours=0'],
+    ),
   ],
 )
 def test_a_mistake_is_one_line(tiny, tmp_path, flags, said):
