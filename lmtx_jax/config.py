@@ -326,11 +326,11 @@ class Config:
       raise UserError('--neighbour_weight goes with --neighbours above 0')
     if self.shortlist.neighbour_weight and self.encoder.similarity != 'cosine':
       raise UserError('--neighbour_weight goes with --similarity=cosine')
-    has_neighbours = self.plan.teacher_budget and self.plan.neighbours
-    if has_neighbours and self.encoder.similarity != 'cosine':
+    is_dot = self.encoder.similarity != 'cosine'
+    if self.plan.teacher_budget and self.plan.neighbours and is_dot:
       raise UserError(
-        'the planner looks at neighbours by --similarity=cosine; with another'
-        ' set --neighbours=0'
+        '--teacher_budget looks at neighbours by --similarity=cosine; with'
+        ' another one set --neighbours=0'
       )
     if self.run.method != 'simcse' and self.method.training_head:
       raise UserError('--training_head goes with --method=simcse alone')

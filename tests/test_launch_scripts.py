@@ -17,6 +17,12 @@ SCRIPTS = ['sglang_gpu.sh', 'sglang_fleet.sh']
 TRAINERS = ['train_gpu.sh', 'train_slurm.sh', 'train_tpu_pod.sh']
 VENV = os.environ.get('LMTX_SGLANG_VENV', '')
 # Says what it was called with; a server that stays, unless told to end.
+# Nobody answers before the server has said what it was called with.
+FAKE_CURL = """#!/bin/sh
+for url; do :; done
+port=${url##*:}
+until [ -s "$LOG_DIR/sglang_${port%%/*}.log" ]; do sleep 0.05; done
+"""
 FAKE_PYTHON = """#!/bin/sh
 echo "gpu=$CUDA_VISIBLE_DEVICES $@"
 case "$*" in *--die*) exit 3 ;; esac
@@ -31,8 +37,7 @@ def path(tmp_path, monkeypatch):
   folder.mkdir()
   for name, text in (
     ('python3', FAKE_PYTHON),
-    # Nobody answers before the servers have said what they were called with.
-    ('curl', '#!/bin/sh\nsleep 0.5\n'),
+    ('curl', FAKE_CURL),
     ('nvidia-smi', '#!/bin/sh\nprintf "0\\n1\\n2\\n"\n'),
   ):
     (folder / name).write_text(text)

@@ -65,7 +65,12 @@ def test_it_runs_from_top_to_bottom(tmp_path, monkeypatch):
       # A command that fails is no error to IPython.
       cell.source += '\nassert _exit_code == 0'
   nbclient.NotebookClient(
-    notebook, timeout=1800, resources={'metadata': {'path': str(tmp_path)}}
+    notebook,
+    timeout=7200,
+    startup_timeout=600,
+    iopub_timeout=600,  # else what a cell says may be lost without a word
+    raise_on_iopub_timeout=True,
+    resources={'metadata': {'path': str(tmp_path)}},
   ).execute()
   said = [
     ''.join(output.get('text', '') for output in cell.outputs)

@@ -130,10 +130,7 @@ def test_no_true_label_is_read(planned, tiny, tmp_path, monkeypatch):
     (['--teacher_budget=-1'], ['--teacher_budget=-1']),
     (['--shortlist=fuzzy'], ['--shortlist']),
     (['--method=rts'], ['--teacher_budget', '--method=lmtx']),
-    (
-      ['--neighbour_weight=0', '--similarity=dot'],
-      ['--similarity=cosine', '--neighbours=0'],
-    ),
+    (['--similarity=dot'], ['--similarity=cosine', '--neighbours=0']),
   ],
 )
 def test_a_mistake_is_one_line(tiny, tmp_path, flags, said):
@@ -142,6 +139,13 @@ def test_a_mistake_is_one_line(tiny, tmp_path, flags, said):
   for part in said:
     assert part in result.error
   assert not list((tmp_path / 'run').glob('cycle_*'))
+
+
+def test_without_neighbours_any_similarity_will_do(tiny, tmp_path):
+  flags = (*tiny, *PLANNED, '--neighbours=0', '--similarity=dot')
+  assert (
+    call('main', *flags, f'--run_dir={tmp_path}/run', '--dry_run').code == 0
+  )
 
 
 @pytest.mark.parametrize('kind', ['lexical', 'hybrid'])

@@ -257,9 +257,8 @@ def test_preempted_it_goes_on_with_other_devices(tiny, runs, tmp_path):
   flags = (*tiny, *FLAGS, '--checkpoint_steps=1000', f'--run_dir={run}')
   started = start(*flags)
   deadline = time.monotonic() + 240
-  while time.monotonic() < deadline and not (
-    (run / 'metrics.jsonl').exists() and len(losses(run)) > 0
-  ):
+  while not ((run / 'metrics.jsonl').exists() and len(losses(run)) > 0):
+    assert time.monotonic() < deadline
     time.sleep(0.02)
   started[1].send_signal(signal.SIGTERM)  # one is told, both must stop
   for code, _, err in finish(started, 60):

@@ -296,7 +296,7 @@ def test_known_asks_and_stores_nothing(path):
 
 
 CHILD = textwrap.dedent("""
-  import sys, threading
+  import sys, time
   sys.path.insert(0, {here!r})
   from teacher_fakes import FakeTeacher
   from test_verdict_store import all_pairs
@@ -307,13 +307,15 @@ CHILD = textwrap.dedent("""
       for i, chunk in enumerate(super().judge(pairs)):
         if i == {hangs_at}:
           print('hangs', flush=True)
-          threading.Event().wait()
+          time.sleep(600)
         yield chunk
 
   docs = [chr(97 + i % 26) * (i + 1) for i in range(100)]
   labels = [chr(97 + i) * 2 for i in range(20)]
   teacher = FakeHangingTeacher(chunk={chunk})
   pairs = all_pairs(docs, labels)
+  print('ready', flush=True)
+  sys.stdin.readline()
   _, tally = VerdictStore(sys.argv[1]).judge(teacher, pairs, sys.argv[2])
   print(len(teacher.asked), tally.yes)
 """)
@@ -321,11 +323,15 @@ ROOT = Path(__file__).parents[2]
 
 
 def start_child(path, asked_by, chunk, hangs_at=None):
-  """It asks 2,000 questions; the teacher says when it hangs, if it does."""
+  """It asks 2,000 questions when it is told to.
+
+  Its teacher says when it hangs, if it does.
+  """
   here = str(Path(__file__).parent)
   code = CHILD.format(here=here, chunk=chunk, hangs_at=hangs_at)
   return subprocess.Popen(
     [sys.executable, '-c', code, path, asked_by],
+    stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     stderr=subprocess.DEVNULL,
     text=True,
@@ -333,21 +339,34 @@ def start_child(path, asked_by, chunk, hangs_at=None):
   )
 
 
+def tell_to_ask(*children):
+  """When all are ready."""
+  for child in children:
+    assert child.stdout.readline() == 'ready\n'
+  for child in children:
+    child.stdin.write('\n')
+    child.stdin.flush()
+
+
 def test_killed_while_asking_then_goes_on(path):
   child = start_child(path, 'run/0', chunk=200, hangs_at=6)
+  tell_to_ask(child)
   assert child.stdout.readline() == 'hangs\n'
   child.send_signal(signal.SIGKILL)
   child.communicate()
-  assert rows(path) == [(1,)] * 1200
+  stored = len(rows(path))
+  assert stored % 200 == 0 and 1200 - 1000 < stored <= 1200  # of six chunks
   child = start_child(path, 'run/0', chunk=200)
+  tell_to_ask(child)
   out, _ = child.communicate(timeout=60)
-  assert int(out.split()[0]) == 800
+  assert int(out.split()[0]) == 2000 - stored
   assert rows(path) == [(1,)] * 2000
 
 
 def test_two_processes_at_once(path):
   """They may meet at a question, but never disturb each other."""
   children = [start_child(path, f'run{i}/0', chunk=100) for i in range(3)]
+  tell_to_ask(*children)
   outs = [child.communicate(timeout=60)[0] for child in children]
   assert [child.returncode for child in children] == [0] * 3
   assert len({out.split()[1] for out in outs}) == 1  # all count the same yeses

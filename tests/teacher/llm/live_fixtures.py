@@ -99,7 +99,7 @@ class SglangServer:
     for _ in range(_STARTS):
       self.launch()
       deadline = time.monotonic() + START_S
-      while self._guardian.poll() is None and time.monotonic() < deadline:
+      while self.is_running and time.monotonic() < deadline:
         if self.is_healthy():
           return
         time.sleep(0.5)
@@ -126,6 +126,11 @@ class SglangServer:
         start_new_session=True,
         env={**os.environ, 'HF_HUB_OFFLINE': '1', 'TRANSFORMERS_OFFLINE': '1'},
       )
+
+  @property
+  def is_running(self) -> bool:
+    """Whether it has not ended by itself."""
+    return self._guardian is not None and self._guardian.poll() is None
 
   def is_healthy(self) -> bool:
     """Whether it answers."""

@@ -11,7 +11,8 @@ def children(pid):
   """Process ids of the children of all threads of a process."""
   found = []
   for tasks in pathlib.Path('/proc', str(pid), 'task').glob('*/children'):
-    found += map(int, tasks.read_text().split())
+    with contextlib.suppress(OSError):  # the thread ended meanwhile
+      found += map(int, tasks.read_text().split())
   return found
 
 

@@ -131,7 +131,7 @@ from lmtx_jax.teacher.llm.answer_store import AnswerStore
 def say(prompt):
   if prompt == {hangs_at!r}:
     print('hangs', flush=True)
-    while True:
+    for _ in range(6000):
       time.sleep(0.1)
   return prompt.upper()
 

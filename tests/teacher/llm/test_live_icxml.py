@@ -126,6 +126,10 @@ def test_killed_and_started_again(server, path):
     # No /health: its plain generation would meet ours in one batch, of which
     # sglang 0.5.20 dies.
     server.launch()
+    while not run_is_over.wait(1.0):
+      if not server.is_running:  # it ended while it started
+        server.stop()
+        server.launch()
 
   killing = threading.Thread(target=kill_and_start)
   killing.start()

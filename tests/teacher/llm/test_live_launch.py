@@ -44,7 +44,7 @@ def generate(server, num_prompts, num_words):
     'text': [f'{i} ' + 'na lo mi ' * num_words for i in range(num_prompts)],
     'sampling_params': {'max_new_tokens': 0, 'temperature': 0},
   }
-  status, content = call(server.url, 'POST', '/generate', body, timeout_s=120)
+  status, content = call(server.url, 'POST', '/generate', body, timeout_s=900)
   assert status == 200, content
   return content
 
@@ -92,7 +92,7 @@ class TestMemory:
       call(
         server.url, 'POST', '/resume_memory_occupation', {'tags': ['kv_cache']}
       )
-    assert gone(leader)
+    assert gone(leader, 120)
 
 
 def test_a_killed_driver_leaves_nothing(tmp_path):

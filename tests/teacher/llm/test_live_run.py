@@ -43,21 +43,29 @@ def leader_of(driver):
   return leader
 
 
+def wait_for_more_than(num, driver, run):
+  def is_over():
+    return driver.poll() is not None
+
+  assert wait_until(lambda: is_over() or len(verdicts(run)) > num, 900)
+  assert not is_over(), driver.communicate()[1]
+
+
 def test_server_killed_then_interrupted_then_finished(flags, tmp_path):
   run = tmp_path / 'run'
   driver = spawn('main', *flags)
   try:
-    assert wait_until(lambda: len(verdicts(run)) > 50, 240)
+    wait_for_more_than(50, driver, run)
     first = leader_of(driver)
     assert len(group(first)) >= 3
     os.killpg(first, signal.SIGKILL)
     before = len(verdicts(run))
     # It is started again and asked the rest.
-    assert wait_until(lambda: len(verdicts(run)) > before + 50, 240)
+    wait_for_more_than(before + 50, driver, run)
     second = leader_of(driver)
     assert first != second and not group(first)
     driver.send_signal(signal.SIGINT)
-    _, err = driver.communicate(timeout=60)
+    _, err = driver.communicate(timeout=120)
     assert driver.returncode == 130
     assert 'Traceback' not in err and 'started again' in err
     assert gone(second)
@@ -65,7 +73,10 @@ def test_server_killed_then_interrupted_then_finished(flags, tmp_path):
     driver.kill()
   stored = len(verdicts(run))
   driver = spawn('main', *flags)
-  out, err = driver.communicate(timeout=400)
+  try:
+    out, err = driver.communicate(timeout=1800)
+  finally:
+    driver.kill()
   assert driver.returncode == 0, err
   assert 'bundle' in out
   assert len(verdicts(run)) > stored
