@@ -324,9 +324,9 @@ class Config:
         raise UserError(f'--{name} goes with a --lexical_weight above 0')
     if self.shortlist.neighbour_weight and not self.plan.neighbours:
       raise UserError('--neighbour_weight goes with --neighbours above 0')
-    if self.shortlist.neighbour_weight and self.encoder.similarity != 'cosine':
+    is_dot = self.encoder.similarity == 'dot'
+    if self.shortlist.neighbour_weight and is_dot:
       raise UserError('--neighbour_weight goes with --similarity=cosine')
-    is_dot = self.encoder.similarity != 'cosine'
     if self.plan.teacher_budget and self.plan.neighbours and is_dot:
       raise UserError(
         '--teacher_budget looks at neighbours by --similarity=cosine; with'

@@ -12,6 +12,7 @@ import pathlib
 import random
 import subprocess
 import sys
+import time
 
 import numpy as np
 
@@ -117,6 +118,17 @@ def spawn(name: str, *argv: str, **kwargs) -> subprocess.Popen:
     text=True,
     **{'cwd': pathlib.Path(__file__).parent.parent, **kwargs},
   )
+
+
+def wait_for(
+  process: subprocess.Popen, condition, limit_s: float = 120
+) -> None:
+  """Waits until something is true of a command that must not end before."""
+  deadline = time.monotonic() + limit_s
+  while not condition():
+    assert process.poll() is None, process.communicate()[1]
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
 
 
 def on_devices(count: int, optimised: bool = False) -> dict[str, str]:

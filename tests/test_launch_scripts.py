@@ -16,13 +16,13 @@ LAUNCH_CPU = pathlib.Path(__file__).parent / 'sglang_cpu' / 'launch_cpu.py'
 SCRIPTS = ['sglang_gpu.sh', 'sglang_fleet.sh']
 TRAINERS = ['train_gpu.sh', 'train_slurm.sh', 'train_tpu_pod.sh']
 VENV = os.environ.get('LMTX_SGLANG_VENV', '')
-# Says what it was called with; a server that stays, unless told to end.
 # Nobody answers before the server has said what it was called with.
 FAKE_CURL = """#!/bin/sh
 for url; do :; done
 port=${url##*:}
 until [ -s "$LOG_DIR/sglang_${port%%/*}.log" ]; do sleep 0.05; done
 """
+# Says what it was called with; a server that stays, unless told to end.
 FAKE_PYTHON = """#!/bin/sh
 echo "gpu=$CUDA_VISIBLE_DEVICES $@"
 case "$*" in *--die*) exit 3 ;; esac

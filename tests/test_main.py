@@ -10,7 +10,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import time
 
 import kill_and_resume
 import numpy as np
@@ -23,6 +22,7 @@ from run_fixtures import (
   read_jsonl,
   spawn,
   succeed,
+  wait_for,
   write_corpus,
   write_jsonl,
 )
@@ -557,14 +557,6 @@ def test_interrupted_it_says_how_to_go_on(tiny, tmp_path):
     if row['cycle'] == 0 and 'train/loss' in row
   ]
   assert steps == sorted(set(steps))  # gone on with, none done twice
-
-
-def wait_for(process, condition, limit_s=120):
-  deadline = time.monotonic() + limit_s
-  while not condition():
-    assert process.poll() is None, process.communicate()[1]
-    assert time.monotonic() < deadline
-    time.sleep(0.05)
 
 
 @pytest.mark.slow

@@ -143,9 +143,8 @@ def test_a_mistake_is_one_line(tiny, tmp_path, flags, said):
 
 def test_without_neighbours_any_similarity_will_do(tiny, tmp_path):
   flags = (*tiny, *PLANNED, '--neighbours=0', '--similarity=dot')
-  assert (
-    call('main', *flags, f'--run_dir={tmp_path}/run', '--dry_run').code == 0
-  )
+  found = call('main', *flags, f'--run_dir={tmp_path}/run', '--dry_run')
+  assert found.code == 0
 
 
 @pytest.mark.parametrize('kind', ['lexical', 'hybrid'])

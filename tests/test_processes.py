@@ -9,11 +9,10 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
-from run_fixtures import on_devices, read_jsonl, spawn, succeed
+from run_fixtures import on_devices, read_jsonl, spawn, succeed, wait_for
 
 from lmtx_jax import processes, rendezvous
 from lmtx_jax.files import read_arrays
@@ -256,10 +255,8 @@ def test_preempted_it_goes_on_with_other_devices(tiny, runs, tmp_path):
   run = tmp_path / 'run'
   flags = (*tiny, *FLAGS, '--checkpoint_steps=1000', f'--run_dir={run}')
   started = start(*flags)
-  deadline = time.monotonic() + 240
-  while not ((run / 'metrics.jsonl').exists() and len(losses(run)) > 0):
-    assert time.monotonic() < deadline
-    time.sleep(0.02)
+  metrics = run / 'metrics.jsonl'
+  wait_for(started[0], lambda: metrics.exists() and len(losses(run)) > 0, 240)
   started[1].send_signal(signal.SIGTERM)  # one is told, both must stop
   for code, _, err in finish(started, 60):
     assert code == 0, err

@@ -131,6 +131,7 @@ from lmtx_jax.teacher.llm.answer_store import AnswerStore
 def say(prompt):
   if prompt == {hangs_at!r}:
     print('hangs', flush=True)
+    # One long sleep would miss a signal that comes just as it begins.
     for _ in range(6000):
       time.sleep(0.1)
   return prompt.upper()

@@ -7,9 +7,9 @@ import signal
 import sqlite3
 
 from live_fixtures import CPU_FLAGS, launcher, model_path, requires_sglang
-from processes import children, gone, group, wait_until
+from processes import children, gone, group
 import pytest
-from run_fixtures import spawn
+from run_fixtures import spawn, wait_for
 
 pytestmark = requires_sglang
 
@@ -43,25 +43,17 @@ def leader_of(driver):
   return leader
 
 
-def wait_for_more_than(num, driver, run):
-  def is_over():
-    return driver.poll() is not None
-
-  assert wait_until(lambda: is_over() or len(verdicts(run)) > num, 900)
-  assert not is_over(), driver.communicate()[1]
-
-
 def test_server_killed_then_interrupted_then_finished(flags, tmp_path):
   run = tmp_path / 'run'
   driver = spawn('main', *flags)
   try:
-    wait_for_more_than(50, driver, run)
+    wait_for(driver, lambda: len(verdicts(run)) > 50, 900)
     first = leader_of(driver)
     assert len(group(first)) >= 3
     os.killpg(first, signal.SIGKILL)
     before = len(verdicts(run))
     # It is started again and asked the rest.
-    wait_for_more_than(before + 50, driver, run)
+    wait_for(driver, lambda: len(verdicts(run)) > before + 50, 900)
     second = leader_of(driver)
     assert first != second and not group(first)
     driver.send_signal(signal.SIGINT)
